@@ -1,0 +1,63 @@
+"""What a token sequence is made of: text and frames of several sizes, oldest frame first (Eq. 4, Fig. 2c)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Token grid of one latent frame.
+
+    Attributes:
+        level: Spatial pyramid level, 0 = coarsest; selects the register in front of the frame.
+        height: Token rows.
+        width: Token columns.
+    """
+
+    level: int
+    height: int
+    width: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the frame."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class SequenceLayout:
+    """Frames and text of one sequence; hashable, so that plans and position tables can be cached by it.
+
+    Attributes:
+        frames: Token grids in temporal order.
+        num_text_tokens: Length of the padded prompt.
+        num_noisy_frames: How many of the last frames are being denoised; all before them are history.
+    """
+
+    frames: tuple[FrameGrid, ...]
+    num_text_tokens: int
+    num_noisy_frames: int = 1
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.num_noisy_frames <= len(self.frames), (self.num_noisy_frames, len(self.frames))
+
+    @cached_property
+    def frame_starts(self) -> tuple[int, ...]:
+        """Index of each frame's first token among the video tokens, plus the total as last entry."""
+        return tuple(accumulate((frame.num_tokens for frame in self.frames), initial=0))
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Video tokens of all frames."""
+        return self.frame_starts[-1]
+
+    @property
+    def num_history_frames(self) -> int:
+        """Frames before the noisy ones."""
+        return len(self.frames) - self.num_noisy_frames
+
+    @property
+    def num_history_tokens(self) -> int:
+        """Video tokens before the noisy frames: the seam between prefix and current part."""
+        return self.frame_starts[self.num_history_frames]

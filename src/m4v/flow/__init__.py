@@ -1,0 +1,1 @@
+"""Layer 2: pyramid flow matching as pure maths - schedule, path, history, corruption, solver, guidance."""

@@ -1,0 +1,1 @@
+"""Layer 1: video and image files to and from uint8 arrays."""

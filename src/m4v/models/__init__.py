@@ -1,0 +1,1 @@
+"""Layer 2: networks - denoiser, video autoencoder, text encoder."""

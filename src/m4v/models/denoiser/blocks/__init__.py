@@ -1,0 +1,1 @@
+"""Blocks of the denoiser (Fig. 2a)."""

@@ -1,0 +1,41 @@
+"""Single-stream block: one set of weights for text and video, mixer and feed-forward in parallel (Fig. 2a and 2b).
+
+With an attention mixer this is the base model's block; with the MM-DiM mixer and the temporal branch it is the MM-DiM block.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from m4v.models.denoiser.config import DenoiserConfig
+from m4v.models.denoiser.context import SequenceContext
+from m4v.models.denoiser.modulation import Modulation, modulate
+from m4v.models.denoiser.temporal_branch import NoTemporalBranch
+
+
+class SingleStreamBlock(nn.Module):
+    """`tokens + gate * joint([mixer | feed-forward])`, plus the temporal branch.
+
+    Args:
+        config: Network configuration.
+        mixer: Maps modulated tokens and context to mixed tokens.
+        temporal_branch: Maps the same to a residual; a `NoTemporalBranch` for attention blocks.
+    """
+
+    def __init__(self, config: DenoiserConfig, mixer: nn.Module, temporal_branch: nn.Module | None = None) -> None:
+        super().__init__()
+        width = config.width
+        self.modulation = Modulation(width, 3)
+        self.mixer = mixer
+        self.temporal_branch = temporal_branch or NoTemporalBranch()
+        self.mlp_up = nn.Linear(width, config.mlp_ratio * width)
+        self.joint_out = nn.Linear((1 + config.mlp_ratio) * width, width)
+
+    def forward(self, tokens: Float[Tensor, "b n d"], context: SequenceContext) -> Float[Tensor, "b n d"]:
+        shift, scale, gate = self.modulation(context.embedding)
+        modulated = modulate(tokens, shift, scale)
+        mixed = self.mixer(modulated, context)
+        wide = F.gelu(self.mlp_up(modulated), approximate="tanh")
+        tokens = tokens + gate * self.joint_out(torch.cat([mixed, wide], dim=-1))
+        return self.temporal_branch(tokens, modulated, context)

@@ -1,0 +1,25 @@
+"""Adaptive layer norm: scale, shift and gate from the timestep embedding (alpha, beta, gamma of Fig. 2b)."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def modulate(
+    tokens: Float[Tensor, "b n d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
+) -> Float[Tensor, "b n d"]:
+    """Layer norm without affine parameters (eps 1e-6), then `(1 + scale)` and shift."""
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+    return normed * (1 + scale) + shift
+
+
+class Modulation(nn.Module):
+    """Projects the embedding of a sequence to a number of per-channel vectors, zero at the start of training."""
+
+    def __init__(self, width: int, num_chunks: int) -> None:
+        super().__init__()
+        self.num_chunks = num_chunks
+        self.linear = nn.Linear(width, num_chunks * width)
+
+    def forward(self, embedding: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b 1 d"], ...]:
+        return self.linear(F.silu(embedding))[:, None].chunk(self.num_chunks, dim=-1)

@@ -1,0 +1,165 @@
+"""The pyramid denoiser, Fig. 2a on one page: dual-stream MM-DiT blocks, then single-stream MM-DiM blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from m4v.core.errors import UserError
+from m4v.core.level_clip import LevelClip
+from m4v.core.sequence_layout import FrameGrid, SequenceLayout
+from m4v.core.text_conditioning import TextConditioning
+from m4v.models.denoiser.blocks.mm_dit import MMDiTBlock
+from m4v.models.denoiser.blocks.single_stream import SingleStreamBlock
+from m4v.models.denoiser.config import DenoiserConfig, denoiser_config
+from m4v.models.denoiser.context import sequence_context
+from m4v.models.denoiser.embeddings import TimeTextEmbedding
+from m4v.models.denoiser.mixers.attention import AttentionMixer
+from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
+from m4v.models.denoiser.mixers.parallel import ParallelMixer
+from m4v.models.denoiser.modulation import Modulation, modulate
+from m4v.models.denoiser.patches import patchify, unpatchify
+from m4v.models.denoiser.temporal_branch import TemporalBranch
+
+
+def single_stream_block(config: DenoiserConfig, layer: int) -> SingleStreamBlock:
+    """Build one single-stream block as the mixer plan says (Table 4)."""
+    kind, path = config.kinds[layer], config.scan_path(layer)
+    if kind == "attention":
+        return SingleStreamBlock(config, AttentionMixer(config))
+    if kind == "parallel":
+        return SingleStreamBlock(config, ParallelMixer(config, path))
+    branch = TemporalBranch(config) if config.temporal_branch.enabled else None
+    return SingleStreamBlock(config, MMDiMMixer(config, path), branch)
+
+
+class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """Predicts the velocity of the noisy frame from history frames, prompt and timestep.
+
+    The arguments are those of `DenoiserConfig` (see there); nested settings are given as dictionaries.
+
+    Example:
+        >>> model = M4VTransformer3DModel(**denoiser_preset("debug"))
+        >>> velocity = model([LevelClip(noisy, level=0)], timesteps, text)
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012 - the library reads a list here
+    _repeated_blocks = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["A_log", "dt_bias", "D"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 16,
+        patch_size: int = 2,
+        num_attention_heads: int = 30,
+        attention_head_dim: int = 64,
+        num_dual_layers: int = 8,
+        num_single_layers: int = 16,
+        mlp_ratio: int = 4,
+        text_dim: int = 4096,
+        pooled_text_dim: int = 768,
+        rope_axes_dims: Sequence[int] = (16, 24, 24),
+        num_levels: int = 3,
+        mixer_plan: str | Sequence[str] = "full",
+        mixer: dict[str, Any] | None = None,
+        recomposition: dict[str, Any] | None = None,
+        temporal_branch: dict[str, Any] | None = None,
+        temporal_causal_attention: bool = True,
+        round_timesteps_to_bfloat16: bool = False,
+    ) -> None:
+        super().__init__()
+        known = {key: value for key, value in self.config.items() if not key.startswith("_") and value is not None}
+        config = self.settings = denoiser_config(known)
+        width = config.width
+        token_dim = in_channels * patch_size**2
+        self.time_text_embed = TimeTextEmbedding(width, pooled_text_dim)
+        self.text_embedder = nn.Linear(text_dim, width)
+        self.video_embedder = nn.Linear(token_dim, width)
+        self.dual_blocks = nn.ModuleList(MMDiTBlock(config) for _ in range(num_dual_layers))
+        self.single_blocks = nn.ModuleList(single_stream_block(config, layer) for layer in range(num_single_layers))
+        self.norm_out = Modulation(width, 2)
+        self.proj_out = nn.Linear(width, token_dim)
+        self.gradient_checkpointing = False
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier matrices, small embedders, zero modulations and head: each block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.time_text_embed.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.text_embedder.weight, std=0.02)
+        modulations = [module.linear for module in self.modules() if isinstance(module, Modulation)]
+        for linear in [*modulations, self.proj_out]:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, clips: Sequence[LevelClip], timesteps: Float[Tensor, "b"], text: TextConditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """Predict the velocity of the last clip.
+
+        Args:
+            clips: History, oldest first; the last clip is the noisy one.
+            timesteps: Scheduler units, 0 to 1000; one per sample, shared by all its tokens.
+            text: Encoded prompts.
+
+        Raises:
+            UserError: if a clip's size is not a multiple of the patch size.
+
+        Source: Fig. 2a.
+        """
+        config = self.settings
+        layout = sequence_layout(clips, config.patch_size, text.tokens.shape[1])
+        if config.round_timesteps_to_bfloat16:
+            timesteps = timesteps.to(torch.bfloat16)
+        embedding = self.time_text_embed(timesteps, text.pooled)
+        context = sequence_context(config, layout, embedding, text.mask)
+
+        patches = torch.cat([patchify(clip.latents, config.patch_size) for clip in clips], dim=1)
+        video_tokens = self.video_embedder(patches)
+        text_tokens = self.text_embedder(text.tokens)
+        for dual_block in self.dual_blocks:
+            text_tokens, video_tokens = self._run(dual_block, text_tokens, video_tokens, context)
+        tokens = torch.cat([text_tokens, video_tokens], dim=1)
+        for single_block in self.single_blocks:
+            tokens = self._run(single_block, tokens, context)
+
+        noisy_tokens = tokens[:, layout.num_text_tokens + layout.num_history_tokens :]
+        scale, shift = self.norm_out(embedding)
+        velocity = self.proj_out(modulate(noisy_tokens, shift, scale))
+        last = layout.frames[-1]
+        return unpatchify(velocity, config.patch_size, last.height, last.width)
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+
+def sequence_layout(clips: Sequence[LevelClip], patch_size: int, num_text_tokens: int) -> SequenceLayout:
+    """Token layout of a list of clips.
+
+    Raises:
+        UserError: if a clip's size is not a multiple of the patch size.
+    """
+    frames: list[FrameGrid] = []
+    for clip in clips:
+        num_frames, height, width = clip.latents.shape[2:]
+        if height % patch_size or width % patch_size:
+            raise UserError(
+                f"Latents are {height}x{width} at level {clip.level}; both must be multiples of the patch size "
+                f"{patch_size}. Choose a larger picture."
+            )
+        frames += [FrameGrid(clip.level, height // patch_size, width // patch_size)] * num_frames
+    return SequenceLayout(tuple(frames), num_text_tokens, num_noisy_frames=clips[-1].latents.shape[2])

@@ -1,0 +1,1 @@
+"""MM-token re-composition and its inverse (Sec. 3.3, Fig. 2c)."""

@@ -1,0 +1,93 @@
+"""Token re-composition by index, in plain torch (Sec. 3.3, Fig. 2c).
+
+Two linear maps that are each other's transpose: `recompose` reads source rows into scan order (a text row twice, a register
+row once per frame), `invert` brings scan order back, dropping registers and summing text copies. Writing both as gathers keeps
+forward and backward free of atomics, so results are the same on every run.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class RowOrder(NamedTuple):
+    """Where every row goes, for one batch; see `recomposition.plan` for how it is built.
+
+    Attributes:
+        index: Source token row of each scan position; register positions hold 0 and are overwritten.
+        positions: Scan position of each token row (text rows: of their first copy).
+        text_copy_positions: Scan positions of the second text copy; no columns if text stands once.
+        register_positions: Scan positions of registers, ascending.
+        register_levels: Which register stands there.
+    """
+
+    index: Int[Tensor, "b scan"]
+    positions: Int[Tensor, "b n"]
+    text_copy_positions: Int[Tensor, "b l"]
+    register_positions: Int[Tensor, "r"]
+    register_levels: Int[Tensor, "r"]
+
+
+def _rows(source: Tensor, index: Tensor) -> Tensor:
+    """`out[b, i] = source[b, index[b, i]]` as one flat index_select, the fastest row gather on CPUs and GPUs alike."""
+    batch, num_rows, width = source.shape
+    offsets = torch.arange(batch, device=source.device)[:, None] * num_rows
+    flat = source.reshape(batch * num_rows, width).index_select(0, (index + offsets).flatten())
+    return flat.view(batch, index.shape[1], width)
+
+
+def _recompose(tokens: Tensor, registers: Tensor | None, order: RowOrder) -> Tensor:
+    scanned = _rows(tokens, order.index)
+    if order.register_positions.numel():
+        rows = torch.zeros_like(scanned[:1, :1, :]) if registers is None else registers[order.register_levels]
+        scanned[:, order.register_positions] = rows.to(scanned.dtype)
+    return scanned
+
+
+def _invert(scanned: Tensor, order: RowOrder) -> Tensor:
+    tokens = _rows(scanned, order.positions)
+    num_text = order.text_copy_positions.shape[1]
+    if num_text:
+        tokens[:, :num_text] += _rows(scanned, order.text_copy_positions)
+    return tokens
+
+
+class _Recompose(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, registers: Tensor, order: RowOrder) -> Tensor:
+        ctx.order, ctx.num_registers = order, registers.shape[0]
+        return _recompose(tokens, registers, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        order = ctx.order
+        per_frame = grad[:, order.register_positions].float().sum(0)
+        selector = torch.nn.functional.one_hot(order.register_levels, ctx.num_registers).to(per_frame.dtype)
+        return _invert(grad, order), (selector.T @ per_frame).to(grad.dtype), None
+
+
+class _Invert(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scanned: Tensor, order: RowOrder) -> Tensor:
+        ctx.order = order
+        return _invert(scanned, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return _recompose(grad, None, ctx.order), None
+
+
+def recompose(
+    tokens: Float[Tensor, "b n d"], registers: Float[Tensor, "k d"], order: RowOrder
+) -> Float[Tensor, "b scan d"]:
+    """Bring token rows (text first, then video) and registers into scan order."""
+    return _Recompose.apply(tokens, registers.to(tokens.dtype), order)
+
+
+def invert(scanned: Float[Tensor, "b scan d"], order: RowOrder) -> Float[Tensor, "b n d"]:
+    """Return scan order to token order: registers dropped, both text copies summed."""
+    return _Invert.apply(scanned, order)

@@ -1,0 +1,1 @@
+"""Layer 6: complete run configurations as typed functions."""

@@ -1,0 +1,1 @@
+"""Layer 3: reward scorers and learned judges."""
