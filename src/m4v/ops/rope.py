@@ -22,9 +22,7 @@ class RotaryTable(NamedTuple):
         return RotaryTable(self.cos.to(device), self.sin.to(device))
 
 
-def rotary_table(
-    positions: Float[Tensor, "n axes"], axes_dims: tuple[int, ...], theta: float = 10000.0
-) -> RotaryTable:
+def rotary_table(positions: Float[Tensor, "n axes"], axes_dims: tuple[int, ...], theta: float = 10000.0) -> RotaryTable:
     """Angles of all tokens; computed in float64, stored in float32.
 
     Args:

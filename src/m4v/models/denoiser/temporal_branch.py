@@ -6,6 +6,8 @@ queries, which makes the score of two time tokens the sum over positions of thei
 the branch works at any resolution, and, being linear, after pooling. There is no output matrix; a learned gate starts at zero.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -71,9 +73,10 @@ class TemporalBranch(nn.Module):
         query, key = (rearrange(t, "b (f s) g p -> b f g (s p)", s=positions) for t in (query, key))
         value = rearrange(value, "b f s g p -> b f g (s p)")
         if self.uses_scan:
-            step = F.softplus(self.dt_bias.float()).expand(*value.shape[:3])
+            wide = torch.promote_types(value.dtype, torch.float32)
+            step = F.softplus(self.dt_bias.to(wide)).expand(*value.shape[:3])
             scale = query.shape[-1] ** -0.5
-            mixed = ssd(value, step, -torch.exp(self.A_log.float()), key, query * scale).y
+            mixed = ssd(value, step, -torch.exp(self.A_log.to(wide)), key, query * scale).y
         else:
             mask = time_mask(layout, times.device) if self.causal else None
             mixed = attention(query, key, value, mask)
@@ -125,6 +128,7 @@ def from_time_tokens(times: Float[Tensor, "b f s d"], layout: SequenceLayout) ->
     return torch.cat(out, dim=1)
 
 
+@lru_cache(maxsize=1024)
 def time_mask(layout: SequenceLayout, device: torch.device) -> Tensor:
     """True where time token (row) may see time token (column): history causally, noisy phases everything."""
     history = layout.num_history_frames

@@ -64,9 +64,10 @@ class _Recompose(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (grad,) = grads
         order = ctx.order
-        per_frame = grad[:, order.register_positions].float().sum(0)
-        selector = torch.nn.functional.one_hot(order.register_levels, ctx.num_registers).to(per_frame.dtype)
-        return _invert(grad, order), (selector.T @ per_frame).to(grad.dtype), None
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        per_frame = grad[:, order.register_positions].to(wide).sum(0)
+        selector = order.register_levels == torch.arange(ctx.num_registers, device=grad.device)[:, None]
+        return _invert(grad, order), (selector.to(wide) @ per_frame).to(grad.dtype), None
 
 
 class _Invert(torch.autograd.Function):

@@ -28,7 +28,9 @@ class SSDOutput(NamedTuple):
     final_state: Float[Tensor, "b g p s"]
 
 
-def input_weight(dt: Float[Tensor, "..."], A: Float[Tensor, "g"], discretisation: Discretisation) -> Float[Tensor, "..."]:
+def input_weight(
+    dt: Float[Tensor, "..."], A: Float[Tensor, "g"], discretisation: Discretisation
+) -> Float[Tensor, "..."]:
     """Weight `w` of the input term for step sizes `dt` (last axis = heads).
 
     Source: Eq. 2 for "zoh"; "euler" is its first-order form, used by the public Mamba code.

@@ -86,11 +86,12 @@ class MMDiMMixer(nn.Module):
             B, C = apply_rotary(B, scan.rotary), apply_rotary(C, scan.rotary)
 
         # dt = 0 leaves the state untouched: padding "keeps h zero" (Sec. 3.3) only if it is masked.
-        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias) * is_real
+        wide = torch.promote_types(dt.dtype, torch.float32)
+        dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)) * is_real
         y = ssd(
             x,
             dt,
-            -torch.exp(self.A_log),
+            -torch.exp(self.A_log.to(wide)),
             B,
             C,
             D=self.D,

@@ -1,0 +1,1 @@
+"""Prompts to text conditioning: tokenizer and text encoder."""

@@ -1,0 +1,61 @@
+"""Word-level tokenizer built in memory from a word list, and what it can say about a prompt."""
+
+import re
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from m4v.core.errors import UserError
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Make a tokenizer whose tokens are whole words: `<pad>` = 0, `</s>` = 1, `<unk>` = 2, then the words in order.
+
+    Prompts are lowercased and split at spaces and punctuation. Punctuation marks that are not among the words are
+    dropped, so that "a red ball!" means "a red ball". Every prompt ends with `</s>`, also a cut one.
+
+    Args:
+        words: The vocabulary; repetitions are ignored.
+
+    Raises:
+        UserError: if there are no words, or one of them would be split.
+    """
+    vocabulary = list(dict.fromkeys(word.lower() for word in words))
+    if not vocabulary:
+        raise UserError("The vocabulary is empty; give at least one word.")
+    marks = "".join(word for word in vocabulary if len(word) == 1 and not word.isalnum())
+    ids = {token: number for number, token in enumerate(dict.fromkeys([PAD, END, UNKNOWN, *vocabulary]))}
+    backend = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(rf"[^\w\s{re.escape(marks)}]"), " ")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    for word in vocabulary:
+        pieces = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(word))
+        if [piece for piece, _ in pieces] != [word]:
+            raise UserError(f"The vocabulary holds {word!r}, which prompts split; use single words or single marks.")
+    backend.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, ids[END])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, padding_side="right"
+    )
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[str]:
+    """Words of the prompt the tokenizer does not know, each once, as the user spelled them."""
+    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    spans = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    spelled = [prompt[start:end].strip() for token, (start, end) in spans if token == tokenizer.unk_token_id]
+    return list(dict.fromkeys(word for word in spelled if word))
+
+
+def cut_words(tokenizer: PreTrainedTokenizerFast, prompt: str, max_length: int) -> list[str]:
+    """Words at the end of the prompt that do not fit into `max_length` tokens (end mark included), as spelled."""
+    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    num_kept = max_length - tokenizer.num_special_tokens_to_add()
+    if len(encoding["input_ids"]) <= num_kept:
+        return []
+    start, _ = encoding["offset_mapping"][num_kept]
+    return re.findall(r"\w(?:[\w'-]*\w)?", prompt[start:])

@@ -1,0 +1,1 @@
+"""The causal video autoencoder that turns pixels into latents and back."""
