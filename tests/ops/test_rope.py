@@ -58,4 +58,18 @@ def test_rows_follow_a_selection() -> None:
     table = rotary_table(_normal(4, 3), AXES)
     index = torch.tensor([2, 0, 2])
     x = _normal(1, 4, 1, 12)
-    assert torch.equal(apply_rotary(x[:, index], table.select(index)), apply_rotary(x, table)[:, index])
+    selected = apply_rotary(x[:, index], table.select(index))
+    assert_relative_close(selected, apply_rotary(x, table)[:, index], 1e-14)
+
+
+def test_rows_of_any_stride_can_be_turned() -> None:
+    """Cut out of a projection of odd width, as with an odd number of heads."""
+    x = _normal(1, 3, 25)[..., 1:].unflatten(-1, (2, 12))
+    table = rotary_table(_normal(3, 3), AXES)
+    assert torch.equal(apply_rotary(x, table), apply_rotary(x.contiguous(), table))
+
+
+def test_gradients() -> None:
+    table = rotary_table(_normal(3, 3), AXES)
+    x = _normal(1, 3, 2, 12).requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: apply_rotary(rows, table), (x,))

@@ -20,8 +20,9 @@ class Description:
         parameters: Counts by part.
         tokens: Text and video tokens, by unit and level.
         flops: Operations of one call for one sample, by unit and level.
-        memory_bytes: `weights`, and `activations`: the largest tensors alive at once in the longest call, estimated as eleven
-            token-wide rows per token in a single-stream block (stream, modulated, projection, feed-forward, output).
+        memory_bytes: `weights`, and `activations`: the largest tensors alive at once in the longest call, estimated as
+            7 + mlp_ratio token-wide rows per token of a single-stream block (stream, modulated, projection,
+            feed-forward, output).
     """
 
     parameters: ParameterCount

@@ -1,6 +1,7 @@
 """Floating-point operations of one denoiser call, from shapes (a multiply-add counts as 2).
 
-Attention counts all pairs of tokens, as the paper's Table 4 does. Mixer costs include a mixer's share of the joint output matrix.
+Attention counts all pairs of tokens, as the paper's Table 4 does. Mixer costs include a mixer's share of the joint
+output matrix.
 """
 
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def call_flops(config: DenoiserConfig, layout: SequenceLayout) -> CallFlops:
     layers = config.num_dual_layers + config.num_single_layers
     feed_forward = 4.0 * config.mlp_ratio * tokens * config.width**2 * layers
     modulation = 2.0 * config.width**2 * (12 * config.num_dual_layers + 3 * config.num_single_layers)
-    embedding = 2.0 * config.width * (
-        layout.num_text_tokens * config.text_dim + 2 * layout.num_video_tokens * config.in_channels * config.patch_size**2
-    )
-    return CallFlops(mixers, feed_forward + modulation + embedding)
+    # A patch goes in through one matrix and comes out through another.
+    patch_dim = config.in_channels * config.patch_size**2
+    inputs = layout.num_text_tokens * config.text_dim + 2 * layout.num_video_tokens * patch_dim
+    return CallFlops(mixers, feed_forward + modulation + 2.0 * config.width * inputs)

@@ -44,10 +44,10 @@ class ToyboxSource:
 
     def labelled_clip(self, index: int) -> LabelledClip:
         """Render clip `index` together with the truth about it."""
-        rendered = make_clip(self.tier, self.split, self.seed, index)
+        rendered = make_clip(self.tier.name, self.split, self.seed, index)
         clip = Clip(
             frames=rendered.frames[: self.num_frames],
-            captions=(rendered.captions.short, rendered.captions.long),
+            captions=rendered.captions.texts,
             fps=float(rendered.fps),
             source=f"toybox:{self.tier.name}/{self.split}/{self.seed}/{index}",
         )

@@ -1,1 +1,1 @@
-"""The procedural captioned-video world: scenes, pictures, captions and labels from one record (numpy and numba only)."""
+"""The procedural captioned-video world: scenes, pictures, captions and labels from one record (numpy, numba)."""

@@ -48,6 +48,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "positions": ({"mixer": {"positions": "learned"}}, "mixer.positions is 'learned'; expected one of 'rope'"),
     "discretisation": ({"mixer": {"discretisation": "bilinear"}}, "mixer.discretisation is 'bilinear'"),
     "nested key": ({"temporal_branch": {"window": 3}}, "Unknown setting temporal_branch.window; .* has: causal"),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads is 0; expected 1 or more"),
+    "negative channels": ({"in_channels": -4}, "in_channels is -4; expected 1 or more"),
+    "empty chunks": ({"mixer": {"chunk_size": 0}}, "mixer.chunk_size is 0; expected 1 or more"),
+    "negative conv": ({"mixer": {"conv_width": -1}}, "mixer.conv_width is -1; expected 0"),
     "kind of value": ({"num_single_layers": 2.0}, "num_single_layers is 2.0; expected int"),
 }
 

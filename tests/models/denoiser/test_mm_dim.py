@@ -12,6 +12,7 @@ from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.mixers.attention import AttentionMixer
 from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 from m4v.models.denoiser.mixers.parallel import ParallelMixer
+from m4v.ops.ssd.reference import SSDOutput, ssd
 from tests.assertions import assert_relative_close
 from tests.models.denoiser.builders import (
     NUM_TEXT,
@@ -129,6 +130,22 @@ def test_parallel_is_the_sum_of_both() -> None:
     mm_dim.load_state_dict(parallel.mm_dim.state_dict())
     expected = attention(tokens, context) + mm_dim(tokens, context)
     assert torch.equal(parallel(tokens, context), expected)
+
+
+def test_a_half_precision_model_still_steps_and_decays_in_single(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def spy(x: Tensor, dt: Tensor, A: Tensor, *others: Any, **options: Any) -> SSDOutput:
+        seen.extend((x.dtype, dt.dtype, A.dtype))
+        return ssd(x, dt, A, *others, **options)
+
+    monkeypatch.setattr("m4v.models.denoiser.mixers.mm_dim.ssd", spy)
+    config = denoiser_config(debug_arguments())
+    layout = layout_of(history_and_noisy())
+    mixer = MMDiMMixer(config, "a").to(torch.bfloat16)
+    tokens = normal(2, NUM_TEXT + layout.num_video_tokens, config.width).bfloat16()
+    mixer(tokens, sequence_context(config, layout, tokens[:, 0], prompts().mask))
+    assert seen == [torch.bfloat16, torch.float32, torch.float32]
 
 
 def test_starts_with_mamba_2_ranges() -> None:

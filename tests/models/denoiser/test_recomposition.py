@@ -78,6 +78,16 @@ def test_the_sequence_is_that_of_the_figure(case: Case) -> None:
     bound, (sequences, num_prefix) = case.bound(), case.slow()
     assert bound.plan.length == len(sequences[0])
     assert bound.plan.num_prefix == num_prefix
+    full, _ = scan_rows(
+        case.layout,
+        case.path,
+        case.layout.num_text_tokens,
+        case.config.text_at_both_ends,
+        case.config.registers,
+        case.config.continuous,
+    )
+    first_row = {"text": 0, "video": case.layout.num_text_tokens, "register": case.num_tokens}
+    assert bound.plan.index.tolist() == [first_row[row.kind] + row.number for row in full]
     expected_registers = [(at, row.number) for at, row in enumerate(sequences[0]) if row.kind == "register"]
     order = bound.order
     assert (

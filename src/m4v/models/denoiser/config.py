@@ -27,6 +27,12 @@ class MixerConfig:
     discretisation: Literal["euler", "zoh"] = "euler"
     chunk_size: int = 64
 
+    def __post_init__(self) -> None:
+        if self.conv_width < 0:
+            raise UserError(f"mixer.conv_width is {self.conv_width}; expected 0 (no convolution) or more taps.")
+        if self.chunk_size < 1:
+            raise UserError(f"mixer.chunk_size is {self.chunk_size}; expected 1 or more tokens.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecompositionConfig:
@@ -93,6 +99,10 @@ class DenoiserConfig:
     round_timesteps_to_bfloat16: bool = False
 
     def __post_init__(self) -> None:
+        sizes = ("in_channels", "patch_size", "num_attention_heads", "attention_head_dim", "mlp_ratio", "num_levels")
+        for name in (*sizes, "text_dim", "pooled_text_dim"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more.")
         if sum(self.rope_axes_dims) != self.attention_head_dim or any(dim % 2 for dim in self.rope_axes_dims):
             raise UserError(
                 f"rope_axes_dims is {list(self.rope_axes_dims)}; expected even numbers that sum to "
@@ -128,6 +138,7 @@ _TOYBOX_XS = DenoiserConfig(
     text_dim=128,
     pooled_text_dim=128,
     rope_axes_dims=(8, 12, 12),
+    mixer=MixerConfig(chunk_size=32),  # the width of a head: where the two costs of a chunk balance
     # Four layers see four of the eight paths: these start at all four corners and use both inner axes.
     recomposition=RecompositionConfig(scan_paths="aebf"),
 )
@@ -166,7 +177,7 @@ def denoiser_preset(name: str) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise UserError(f"There is no denoiser size {name!r}; expected one of {', '.join(PRESETS)}.")
-    return to_plain(PRESETS[name])  # type: ignore[no-any-return]
+    return to_plain(PRESETS[name])
 
 
 def denoiser_config(arguments: dict[str, Any]) -> DenoiserConfig:

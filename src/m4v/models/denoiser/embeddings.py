@@ -10,8 +10,7 @@ from torch import Tensor, nn
 def timestep_features(timesteps: Float[Tensor, "b"], num_features: int = 256) -> Float[Tensor, "b f"]:
     """Cosines then sines of the timestep at geometric frequencies, in fp32; timesteps run to 1000."""
     half = num_features // 2
-    # The order of these roundings is that of the public networks: an angle of 1000 shows the last bit.
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=timesteps.device) / half)
+    frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=timesteps.device))
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

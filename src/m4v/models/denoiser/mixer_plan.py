@@ -18,14 +18,17 @@ def named_plan(name: str, num_layers: int) -> tuple[MixerKind, ...]:
 
     Source: Sec. 4.4 "Design of Model Structure", Table 4.
     """
+    attention: MixerKind = "attention"
+    mm_dim: MixerKind = "mm_dim"
+    parallel: MixerKind = "parallel"
     first_half = num_layers // 2
     plans: dict[str, tuple[MixerKind, ...]] = {
-        "attention-only": ("attention",) * num_layers,
-        "full": ("mm_dim",) * num_layers,
-        "pre-half": ("mm_dim",) * first_half + ("attention",) * (num_layers - first_half),
-        "post-half": ("attention",) * first_half + ("mm_dim",) * (num_layers - first_half),
-        "interleaved": tuple("attention" if layer % 2 else "mm_dim" for layer in range(num_layers)),
-        "parallel": ("parallel",) * num_layers,
+        "attention-only": (attention,) * num_layers,
+        "full": (mm_dim,) * num_layers,
+        "pre-half": (mm_dim,) * first_half + (attention,) * (num_layers - first_half),
+        "post-half": (attention,) * first_half + (mm_dim,) * (num_layers - first_half),
+        "interleaved": tuple(attention if layer % 2 else mm_dim for layer in range(num_layers)),
+        "parallel": (parallel,) * num_layers,
     }
     if name not in plans:
         raise UserError(f"mixer_plan is {name!r}; expected one of {', '.join(plans)} or one kind per layer.")

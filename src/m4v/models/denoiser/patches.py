@@ -10,10 +10,6 @@ def patchify(latents: Float[Tensor, "b c t h w"], patch_size: int) -> Float[Tens
     return rearrange(latents, "b c t (h p) (w q) -> b (t h w) (p q c)", p=patch_size, q=patch_size)
 
 
-def unpatchify(
-    tokens: Float[Tensor, "b n d"], patch_size: int, height: int, width: int
-) -> Float[Tensor, "b c t h w"]:
+def unpatchify(tokens: Float[Tensor, "b n d"], patch_size: int, height: int, width: int) -> Float[Tensor, "b c t h w"]:
     """Put patches back; `height` and `width` count tokens of one frame."""
-    return rearrange(
-        tokens, "b (t h w) (p q c) -> b c t (h p) (w q)", h=height, w=width, p=patch_size, q=patch_size
-    )
+    return rearrange(tokens, "b (t h w) (p q c) -> b c t (h p) (w q)", h=height, w=width, p=patch_size, q=patch_size)

@@ -13,8 +13,8 @@ from m4v.ops.rope import RotaryTable, rotary_table
 def token_positions(layout: SequenceLayout) -> Float[Tensor, "n 3"]:
     """Coordinates (time, row, column) of text tokens, then video tokens.
 
-    Text sits at the origin. Time counts frames from the oldest one kept. Rows and columns are measured on the grid of the
-    last frame: cell centres of a coarser frame fall between its cells (0.5, 2.5, ... at half size).
+    Text sits at the origin. Time counts frames from the oldest one kept. Rows and columns are measured on the grid of
+    the last frame: cell centres of a coarser frame fall between its cells (0.5, 2.5, ... at half size).
     """
     base = layout.frames[-1]
     frames = [torch.zeros(layout.num_text_tokens, 3, dtype=torch.float64)]

@@ -1,9 +1,10 @@
 """Temporal branch: attention over time on frames pooled to the coarsest level (Sec. 3.3, Fig. 2b right).
 
-History frames are averaged down to the coarsest grid; the noisy frame is cut into phases of that grid (every K-th row and
-column), so that nothing of it is lost. Each becomes one time token: its query is the concatenation of its positions'
-queries, which makes the score of two time tokens the sum over positions of their per-head products. Projections act per position, so
-the branch works at any resolution, and, being linear, after pooling. There is no output matrix; a learned gate starts at zero.
+History frames are averaged down to the coarsest grid; the noisy frame is cut into phases of that grid (every K-th row
+and column), so that nothing of it is lost. Each becomes one time token: its query is the concatenation of its
+positions' queries, which makes the score of two time tokens the sum over positions of their per-head products.
+Projections act per position, so the branch works at any resolution, and, being linear, after pooling. There is no
+output matrix; a learned gate starts at zero.
 """
 
 from functools import lru_cache
@@ -33,7 +34,8 @@ class TemporalBranch(nn.Module):
     """Attention over time tokens, added to the video tokens through a learned gate.
 
     `causal` lets a history frame see itself and earlier ones; the phases of the noisy frames always see all history and
-    each other. With `mixer = "ssd"` a scan over time takes the place of softmax (its phases then see earlier phases only).
+    each other. With `mixer = "ssd"` a scan over time takes the place of softmax (its phases then see earlier phases
+    only).
 
     Source: Sec. 3.3 "Temporal Branch"; the alternative: Sec. 5 "Limitations".
     """

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
@@ -40,9 +39,7 @@ def tokenize_prompts(
     tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], max_length: int
 ) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
     """Token ids of prompts, all padded or cut to `max_length`, and the mask of real tokens (the end mark is one)."""
-    batch = tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
-    )
+    batch = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"].bool()
 
 

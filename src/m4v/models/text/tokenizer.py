@@ -44,11 +44,14 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[str]:
-    """Words of the prompt the tokenizer does not know, each once, as the user spelled them."""
+    """Words of the prompt the tokenizer does not know, each once, as the user first spelled it."""
     encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
     spans = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
     spelled = [prompt[start:end].strip() for token, (start, end) in spans if token == tokenizer.unk_token_id]
-    return list(dict.fromkeys(word for word in spelled if word))
+    first_spelling: dict[str, str] = {}
+    for word in filter(None, spelled):
+        first_spelling.setdefault(word.lower(), word)
+    return list(first_spelling.values())
 
 
 def cut_words(tokenizer: PreTrainedTokenizerFast, prompt: str, max_length: int) -> list[str]:

@@ -43,12 +43,10 @@ class ResnetBlock(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels)
         self.conv_shortcut = CausalConv3d(in_channels, out_channels, POINT) if in_channels != out_channels else None
         if num_groups is None:
-            nn.init.zeros_(self.conv2.conv.weight)
-            nn.init.zeros_(self.conv2.conv.bias)
+            for parameter in self.conv2.parameters():
+                nn.init.zeros_(parameter)
 
-    def forward(
-        self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None
-    ) -> Float[Tensor, "b d t h w"]:
+    def forward(self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None) -> Float[Tensor, "b d t h w"]:
         """Refine the frames."""
         residual = self.conv1(F.silu(self.norm1(frames)), chunk)
         residual = self.conv2(F.silu(self.norm2(residual)), chunk)
@@ -205,9 +203,7 @@ class MidBlock(nn.Module):
         attentions = [] if attention_groups is None else [FrameAttention(channels, attention_groups)]
         self.attentions = nn.ModuleList(attentions)
 
-    def forward(
-        self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None
-    ) -> Float[Tensor, "b c t h w"]:
+    def forward(self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None) -> Float[Tensor, "b c t h w"]:
         """Refine the coarsest features."""
         frames = run_all(self.resnets[:1], frames, chunk)
         for attention in self.attentions:

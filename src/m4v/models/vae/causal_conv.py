@@ -43,7 +43,7 @@ class ChunkPass:
         return self.earlier is None
 
     def exchange(self, frames: Tensor, num_padding: int, num_kept: int) -> Tensor:
-        """Put the earlier frames (zeros at the start of a video) in front, and keep the last `num_kept` of the result."""
+        """Put the earlier frames (zeros at the start of a video) in front; keep the last `num_kept` of the result."""
         front = pad_front(frames, num_padding) if self.earlier is None else self._join(frames, num_kept)
         # A clone, since a view would keep the whole activation alive until the next chunk.
         self.collected.append(front[:, :, front.shape[2] - num_kept :].clone())
@@ -82,15 +82,12 @@ class CausalConv3d(nn.Module):
         padding = (0, kernel_size[1] // 2, kernel_size[2] // 2)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding)
 
-    def forward(
-        self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None
-    ) -> Float[Tensor, "b d u v x"]:
+    def forward(self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None) -> Float[Tensor, "b d u v x"]:
         """Convolve a whole video (`chunk` None) or its next chunk."""
         num_padding = self.conv.kernel_size[0] - 1
-        if num_padding:
-            num_kept = self.conv.kernel_size[0] - self.conv.stride[0]
-            if chunk is None:
-                frames = pad_front(frames, num_padding)
-            else:
-                frames = chunk.exchange(frames, num_padding, num_kept)
-        return self.conv(frames)
+        if num_padding == 0:
+            return self.conv(frames)
+        if chunk is None:
+            return self.conv(pad_front(frames, num_padding))
+        num_kept = num_padding + 1 - self.conv.stride[0]
+        return self.conv(chunk.exchange(frames, num_padding, num_kept))

@@ -1,4 +1,4 @@
-"""The causal video VAE: pixels to latents and back, whole or in chunks (Sec. 3.1; Pyramid-Flow's VAE is one setting)."""
+"""The causal video VAE: pixels to latents and back, whole or in chunks (Sec. 3.1; one setting is Pyramid-Flow's)."""
 
 import dataclasses
 from itertools import pairwise
@@ -89,9 +89,14 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
         return self.dataclass_config.latent_statistics
 
     def set_latent_statistics(self, statistics: LatentStatistics) -> None:
-        """Store measured statistics in the configuration, so that `save_pretrained` keeps them."""
-        dataclasses.replace(self.dataclass_config, **dataclasses.asdict(statistics))
-        self.register_to_config(**dataclasses.asdict(statistics))
+        """Store measured statistics in the configuration, so that `save_pretrained` keeps them.
+
+        Raises:
+            UserError: if a pair has another number of channels than the latents.
+        """
+        values = dataclasses.asdict(statistics)
+        dataclasses.replace(self.dataclass_config, **values)  # raises if they do not fit the latents
+        self.register_to_config(**values)
 
     def normalise(self, latents: Float[Tensor, "b c t h w"], first_unit: int = 0) -> Float[Tensor, "b c t h w"]:
         """Map latents to the denoiser's range; `first_unit` is the index of the first frame in its video."""

@@ -52,12 +52,14 @@ class DownBlock(nn.Module):
         self.resnets = nn.ModuleList(ResnetBlock(a, b, _num_groups(config)) for a, b in pairwise(widths))
         spatial, temporal = config.spatial_down[level], config.temporal_down[level]
         middle = next_channels if spatial else widths[-1]
-        self.downsamplers = nn.ModuleList([SpatialDownsample(widths[-1], middle, **_spatial_sampler(config))] if spatial else [])
-        self.temporal_downsamplers = nn.ModuleList([TemporalDownsample(middle, next_channels, **_temporal_sampler(config))] if temporal else [])
+        self.downsamplers = nn.ModuleList(
+            [SpatialDownsample(widths[-1], middle, **_spatial_sampler(config))] if spatial else []
+        )
+        self.temporal_downsamplers = nn.ModuleList(
+            [TemporalDownsample(middle, next_channels, **_temporal_sampler(config))] if temporal else []
+        )
 
-    def forward(
-        self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None
-    ) -> Float[Tensor, "b d u v x"]:
+    def forward(self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None) -> Float[Tensor, "b d u v x"]:
         """Refine, then shrink space, then time."""
         frames = run_all(self.resnets, frames, chunk)
         frames = run_all(self.downsamplers, frames, chunk)
@@ -77,12 +79,14 @@ class UpBlock(nn.Module):
         spatial = level > 0 and config.spatial_down[level - 1]
         temporal = level > 0 and config.temporal_down[level - 1]
         middle = next_channels if spatial else widths[-1]
-        self.upsamplers = nn.ModuleList([SpatialUpsample(widths[-1], middle, **_spatial_sampler(config))] if spatial else [])
-        self.temporal_upsamplers = nn.ModuleList([TemporalUpsample(middle, next_channels, **_temporal_sampler(config))] if temporal else [])
+        self.upsamplers = nn.ModuleList(
+            [SpatialUpsample(widths[-1], middle, **_spatial_sampler(config))] if spatial else []
+        )
+        self.temporal_upsamplers = nn.ModuleList(
+            [TemporalUpsample(middle, next_channels, **_temporal_sampler(config))] if temporal else []
+        )
 
-    def forward(
-        self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None
-    ) -> Float[Tensor, "b d u v x"]:
+    def forward(self, frames: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None) -> Float[Tensor, "b d u v x"]:
         """Refine, then grow space, then time."""
         frames = run_all(self.resnets, frames, chunk)
         frames = run_all(self.upsamplers, frames, chunk)
@@ -112,9 +116,7 @@ class Encoder(nn.Module):
         self.conv_norm_out = make_norm(widths[-1], _num_groups(config))
         self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels)
 
-    def forward(
-        self, video: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None
-    ) -> Float[Tensor, "b d u v x"]:
+    def forward(self, video: Float[Tensor, "b c t h w"], chunk: ChunkPass | None = None) -> Float[Tensor, "b d u v x"]:
         """Encode a whole video (`chunk` None) or its next chunk."""
         frames = self.conv_in(space_to_depth(video, self.front_patch), chunk)
         frames = run_all(self.down_blocks, frames, chunk)

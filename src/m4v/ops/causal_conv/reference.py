@@ -22,10 +22,7 @@ def causal_conv(
         history: The `w - 1` rows before the first token; zeros if absent.
     """
     width = weight.shape[1]
-    if history is None:
-        padded = F.pad(x, (0, 0, width - 1, 0))
-    else:
-        padded = torch.cat([history.to(x.dtype), x], dim=1)
+    padded = F.pad(x, (0, 0, width - 1, 0)) if history is None else torch.cat([history.to(x.dtype), x], dim=1)
     taps = weight.to(x.dtype).unbind(1)
     y = padded[:, width - 1 :] * taps[-1]
     for shift in range(width - 1):

@@ -1,8 +1,8 @@
 """Token re-composition by index, in plain torch (Sec. 3.3, Fig. 2c).
 
-Two linear maps that are each other's transpose: `recompose` reads source rows into scan order (a text row twice, a register
-row once per frame), `invert` brings scan order back, dropping registers and summing text copies. Writing both as gathers keeps
-forward and backward free of atomics, so results are the same on every run.
+Two linear maps that are each other's transpose: `recompose` reads source rows into scan order (a text row twice, a
+register row once per frame), `invert` brings scan order back, dropping registers and summing text copies. Writing both
+as gathers keeps forward and backward free of atomics, so results are the same on every run.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class RowOrder(NamedTuple):
         register_levels: Which register stands there.
     """
 
-    index: Int[Tensor, "b scan"]
+    index: Int[Tensor, "b scan"]  # type: ignore[assignment]  # hides tuple.index
     positions: Int[Tensor, "b n"]
     text_copy_positions: Int[Tensor, "b l"]
     register_positions: Int[Tensor, "r"]
@@ -86,9 +86,11 @@ def recompose(
     tokens: Float[Tensor, "b n d"], registers: Float[Tensor, "k d"], order: RowOrder
 ) -> Float[Tensor, "b scan d"]:
     """Bring token rows (text first, then video) and registers into scan order."""
-    return _Recompose.apply(tokens, registers.to(tokens.dtype), order)
+    scanned: Tensor = _Recompose.apply(tokens, registers.to(tokens.dtype), order)  # type: ignore[no-untyped-call]
+    return scanned
 
 
 def invert(scanned: Float[Tensor, "b scan d"], order: RowOrder) -> Float[Tensor, "b n d"]:
     """Return scan order to token order: registers dropped, both text copies summed."""
-    return _Invert.apply(scanned, order)
+    tokens: Tensor = _Invert.apply(scanned, order)  # type: ignore[no-untyped-call]
+    return tokens

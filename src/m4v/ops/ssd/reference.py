@@ -1,12 +1,12 @@
 """State-space duality (SSD) scan in plain torch: the definition every faster path is compared with.
 
-Legend (Eqs. 1 to 3, per head): `A` negative decay rate, `dt` step size, `B` what the token writes to the state, `C` what it
-reads from it, `x` the value written, `D` the skip. The recurrence is
+Legend (Eqs. 1 to 3, per head): `A` negative decay rate, `dt` step size, `B` what the token writes to the state, `C`
+what it reads from it, `x` the value written, `D` the skip. The recurrence is
 
     h_t = exp(dt_t A) h_{t-1} + w_t B_t x_t^T,      y_t = C_t^T h_t + D x_t,
 
-with `w_t = dt_t` (Euler, as public Mamba code) or `w_t = dt_t phi(dt_t |A|)` (zero-order hold, Eq. 2). In chunks of `chunk_size` tokens
-it becomes matrix products inside a chunk and a scan with one scalar decay per head between chunks.
+with `w_t = dt_t` (Euler, as public Mamba code) or `w_t = dt_t phi(dt_t |A|)` (zero-order hold, Eq. 2). In chunks of
+`chunk_size` tokens it becomes matrix products inside a chunk and a scan with one scalar decay per head between chunks.
 
 Axes: b batch, n tokens, g heads, p head width, s state size, c chunks, q tokens in a chunk.
 """
@@ -119,7 +119,8 @@ def _chunk_ids(sequence_ids: Tensor, chunk: int, padding: int) -> _ChunkIds:
 def _chunks(t: Tensor, chunk: int, padding: int) -> Tensor:
     if padding:
         t = F.pad(t, (0, 0, 0, 0, 0, padding))
-    return t.transpose(1, 2).unflatten(2, (-1, chunk))
+    chunks: Tensor = t.transpose(1, 2).unflatten(2, (-1, chunk))
+    return chunks
 
 
 def _pairwise_decay(decay: Tensor, ids: _ChunkIds | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Single-stream block: one set of weights for text and video, mixer and feed-forward in parallel (Fig. 2a and 2b).
 
-With an attention mixer this is the base model's block; with the MM-DiM mixer and the temporal branch it is the MM-DiM block.
+With an attention mixer this is the base model's block; with the MM-DiM mixer and the temporal branch it is the MM-DiM
+block.
 """
 
 import torch

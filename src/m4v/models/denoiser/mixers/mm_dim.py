@@ -1,7 +1,8 @@
 """The MM-DiM mixer: re-compose, scan, invert (Sec. 3.3, Fig. 2b main branch).
 
-Every per-token linear map commutes with re-composition, so tokens are projected once, in their natural order, although text is
-scanned twice. Channels of the projection are `[z | x | B | C | dt]`: gate, value, input vector, output vector, step size.
+Every per-token linear map commutes with re-composition, so tokens are projected once, in their natural order, although
+text is scanned twice. Channels of the projection are `[z | x | B | C | dt]`: gate, value, input vector, output vector,
+step size.
 """
 
 import math
@@ -25,8 +26,8 @@ from m4v.ops.ssd.reference import ssd
 class MMDiMMixer(nn.Module):
     """Mamba-2 scan over re-composed multimodal tokens.
 
-    Heads, head width and state size are those of the attention it replaces (one B and C per head), so that query, key and
-    value weights can become C, B and x (Appendix D.2). The output goes through the block's joint matrix.
+    Heads, head width and state size are those of the attention it replaces (one B and C per head), so that query, key
+    and value weights can become C, B and x (Appendix D.2). The output goes through the block's joint matrix.
 
     Args:
         config: Network configuration.

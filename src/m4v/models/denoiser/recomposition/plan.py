@@ -1,9 +1,9 @@
 """The re-composition plan: Fig. 2c as index data.
 
-`[Z, X] -> [Z_l | r, x0 | r, x1 | ... | r, xi | Z_r]`: text at both ends with its padding outermost, each frame preceded by
-the register of its level, each frame's tokens in the layer's scan path. For one layout and one path this is one index vector
-over source rows (text, video, registers) and its inverse, built once and used by every layer and step. Only the left text
-copy depends on the batch, because its padding has to move to the front; `bind` adds that.
+`[Z, X] -> [Z_l | r, x0 | r, x1 | ... | r, xi | Z_r]`: text at both ends with its padding outermost, each frame preceded
+by the register of its level, each frame's tokens in the layer's scan path. For one layout and one path this is one
+index vector over source rows (text, video, registers) and its inverse, built once and used by every layer and step.
+Only the left text copy depends on the batch, because its padding has to move to the front; `bind` adds that.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from m4v.core.sequence_layout import SequenceLayout
@@ -35,8 +35,8 @@ class RecompositionPlan:
         register_levels: Kind of each register.
         num_text_tokens: Length of one text copy.
         text_at_both_ends: Whether a second copy closes the sequence.
-        num_prefix: Scan positions before the first noisy frame and its register: the seam between what history and prompt
-            decide and what changes at every denoising step.
+        num_prefix: Scan positions before the first noisy frame and its register: the seam between what history and
+            prompt decide and what changes at every denoising step.
     """
 
     index: Int[Tensor, "scan"]
@@ -53,7 +53,7 @@ class RecompositionPlan:
         return self.index.shape[0]
 
     def bind(self, text_mask: Bool[Tensor, "b l"]) -> "BoundPlan":
-        """Place the prompts of a batch: padding of the left copy goes to the far left, of the right copy to the far right."""
+        """Place the prompts of a batch: padding of the left copy goes far left, of the right copy far right."""
         batch, num_text = text_mask.shape
         assert num_text == self.num_text_tokens, (num_text, self.num_text_tokens)
         device = text_mask.device

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class FrameRegisters(nn.Module):
     """One learned row per pyramid level; a frame is preceded by the row of its own level.
 
-    The printed layout of Sec. 3.3 leaves out the noisy frame, so the exact rule is open. We read: one register before every
-    frame, the noisy one included, its kind being the level of the frame that follows. Rows enter after the block's
-    AdaLN (they carry no timestep) and their outputs are dropped, so they act through the state alone.
+    The printed layout of Sec. 3.3 leaves out the noisy frame, so the exact rule is open. We read: one register before
+    every frame, the noisy one included, its kind being the level of the frame that follows. Rows enter after the
+    block's AdaLN (they carry no timestep) and their outputs are dropped, so they act through the state alone.
     """
 
     def __init__(self, num_levels: int, width: int) -> None:

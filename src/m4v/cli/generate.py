@@ -1,0 +1,233 @@
+"""`m4v generate`: sentences to mp4 files."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from m4v.checkpoints.bundled import default_bundled_model
+from m4v.cli.console import progress, result, say
+from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.output_paths import VideoJob, plan_jobs, require_writable
+from m4v.cli.verb import Action
+from m4v.core.errors import UserError
+from m4v.media.images import read_image, write_gif, write_png
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from m4v.pipelines.m4v_pipeline import M4VPipeline
+
+logger = logging.getLogger(__name__)
+
+_MAX_FPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    """Make a video from a sentence.
+
+    Attributes:
+        prompt: The sentence. Leave it out with --prompts.
+        prompts: A text file with one sentence per line; empty lines and lines that begin with # are skipped.
+        model: Model folder, bundled name, or hub id owner/name. Default: the best bundled model.
+        image: A picture to start from; it becomes the first frame.
+        negative_prompt: What the video should not look like.
+        frames: Length of the video. Default: what the model was trained for.
+        height: Rows of pixels.
+        width: Columns of pixels.
+        fps: Frames per second of the file; changes its speed, not its frames.
+        steps: Solver steps per pyramid level: one number, or one per level, coarsest first, as 20,10,10.
+        guidance: How closely to follow the prompt: one number, or two for the first and the later frames, as 7,5. 1 is
+            off.
+        history_window: How many earlier units each new one looks back on. Default: all; for long videos about as many
+            as in training.
+        seed: Same seed and sentence, same video.
+        num: Videos per sentence, with seeds SEED, SEED+1, ...
+        device: Where to compute.
+        dtype: Precision of the network; auto is bfloat16 on CUDA, float32 elsewhere.
+        out: An .mp4 file, or a folder. Default: outputs/SENTENCE-seedSEED.mp4.
+        gif: Also write an animated GIF beside the video.
+        contact_sheet: Also write a PNG with the frames side by side.
+        json: Also write what was made as JSON, to a file or, with - or no value, to standard output.
+    """
+
+    prompt: Annotated[str | None, tyro.conf.Positional] = None
+    prompts: Path | None = None
+    model: str | None = None
+    image: Path | None = None
+    negative_prompt: str | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    steps: str | None = None
+    guidance: str | None = None
+    history_window: int | None = None
+    seed: int = 0
+    num: int = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    out: str | None = None
+    gif: bool = False
+    contact_sheet: bool = False
+    json: str | None = None
+
+
+def run(arguments: GenerateArguments) -> None:
+    """Make all videos that the arguments ask for.
+
+    Raises:
+        UserError: for input that cannot be used; nothing is written then.
+    """
+    start = time.monotonic()
+    steps, guidance = _numbers("--steps", arguments.steps, int), _numbers("--guidance", arguments.guidance, float)
+    if guidance is not None and len(guidance) > 2:
+        raise UserError(f"--guidance is {arguments.guidance}; give one number, or two: first and later frames.")
+    if arguments.num < 1:
+        raise UserError(f"--num is {arguments.num}; make at least 1 video.")
+    if arguments.fps is not None and not 0 < arguments.fps <= _MAX_FPS:
+        raise UserError(f"--fps is {arguments.fps}; expected a number above 0 and up to {_MAX_FPS}.")
+    jobs = plan_jobs(_prompts(arguments), arguments.seed, arguments.num, arguments.out)
+    for path in (file for job in jobs for file in _files(arguments, job)):
+        require_writable(path)
+    if arguments.json not in (None, STANDARD_OUTPUT):
+        require_writable(Path(arguments.json))
+    image = None if arguments.image is None else read_image(arguments.image)
+    model = arguments.model or default_bundled_model()
+
+    say(f"Opening {model} ...")
+    pipeline = _open(model, arguments)
+    options: dict[str, Any] = {
+        "negative_prompt": arguments.negative_prompt,
+        "image": image,
+        "height": arguments.height,
+        "width": arguments.width,
+        "num_frames": arguments.frames,
+        "num_inference_steps": steps[0] if steps is not None and len(steps) == 1 else steps,
+        "guidance_scale": guidance[0] if guidance else None,
+        "video_guidance_scale": guidance[-1] if guidance else None,
+        "history_window": arguments.history_window,
+    }
+    _announce(pipeline, model, arguments, jobs)
+    fps = arguments.fps or pipeline.generation_defaults.fps
+    made = [_make(pipeline, arguments, job, options, fps) for job in jobs]
+    say(f"Done in {time.monotonic() - start:.1f} s.")
+    if arguments.json is not None:
+        device, dtype = str(pipeline.device), str(pipeline.dtype).removeprefix("torch.")
+        write_json(arguments.json, {"model": model, "device": device, "dtype": dtype, "fps": fps, "videos": made})
+    if arguments.json != STANDARD_OUTPUT:
+        for video in made:
+            result(video["path"])
+
+
+def _open(model: str, arguments: GenerateArguments) -> "M4VPipeline":
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from m4v.cli.devices import pick_device, pick_dtype, use_all_cores
+    from m4v.pipelines.m4v_pipeline import M4VPipeline
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    use_all_cores()
+    device = pick_device(arguments.device)
+    pipeline = M4VPipeline.from_pretrained(model, dtype=pick_dtype(arguments.dtype, device)).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _announce(pipeline: "M4VPipeline", model: str, arguments: GenerateArguments, jobs: list[VideoJob]) -> None:
+    defaults = pipeline.generation_defaults
+    frames = arguments.frames or defaults.num_frames
+    width, height = arguments.width or defaults.width, arguments.height or defaults.height
+    what = f"video of {frames} frames, {width}x{height} pixels"
+    count = f"1 {what}" if len(jobs) == 1 else f"{len(jobs)} videos, each {what.replace('video of ', '')}"
+    start = f" from {arguments.image}" if arguments.image else ""
+    say(f"Making {count},{start} with {model} on {pipeline.device} ({str(pipeline.dtype).removeprefix('torch.')}).")
+    if frames > defaults.num_frames and arguments.history_window is None:
+        logger.warning(
+            "%d frames are more than the %d of the training videos; --history-window keeps long videos steady.",
+            frames,
+            defaults.num_frames,
+        )
+
+
+def _make(
+    pipeline: "M4VPipeline", arguments: GenerateArguments, job: VideoJob, options: dict[str, Any], fps: float
+) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    start = time.monotonic()
+
+    def after_step(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> None:
+        advance(step + 1, pipe.num_timesteps)
+
+    try:
+        with progress(job.path.stem) as advance:
+            units = pipeline.stream(job.prompt, seed=job.seed, callback_on_step_end=after_step, **options)
+            frames = np.concatenate(list(units), axis=1)[0]
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The {pipeline.device.type} device ran out of memory. Use a smaller size, fewer frames, or --device cpu."
+        ) from error
+    files = _write(arguments, job, frames, fps)
+    return {"prompt": job.prompt, "seed": job.seed, **files, "seconds": round(time.monotonic() - start, 2)}
+
+
+def _write(arguments: GenerateArguments, job: VideoJob, frames: "np.ndarray", fps: float) -> dict[str, str]:
+    from m4v.media.video import write_video
+
+    files = {"path": str(job.path)}
+    write_video(job.path, frames, fps)
+    if arguments.gif:
+        files["gif"] = str(job.path.with_suffix(".gif"))
+        write_gif(job.path.with_suffix(".gif"), frames, fps)
+    if arguments.contact_sheet:
+        from m4v.toybox.contact_sheet import contact_sheet
+
+        files["contact_sheet"] = str(job.path.with_suffix(".png"))
+        sheet = contact_sheet([frames], columns=1, frames_per_video=min(8, len(frames)))
+        write_png(job.path.with_suffix(".png"), sheet)
+    return files
+
+
+def _files(arguments: GenerateArguments, job: VideoJob) -> list[Path]:
+    suffixes = [".mp4", *([".gif"] if arguments.gif else []), *([".png"] if arguments.contact_sheet else [])]
+    return [job.path if suffix == ".mp4" else job.path.with_suffix(suffix) for suffix in suffixes]
+
+
+def _prompts(arguments: GenerateArguments) -> list[str]:
+    if (arguments.prompt is None) == (arguments.prompts is None):
+        raise UserError("Give a sentence, or --prompts FILE with one per line (not both).")
+    if arguments.prompts is None:
+        assert arguments.prompt is not None
+        if not arguments.prompt.strip():
+            raise UserError("The prompt is empty; describe what the video should show.")
+        return [arguments.prompt]
+    try:
+        lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"Cannot read {arguments.prompts}: {reason}.") from error
+    prompts = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not prompts:
+        raise UserError(f"{arguments.prompts} holds no sentence; write one per line.")
+    return prompts
+
+
+def _numbers(flag: str, text: str | None, kind: type) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{flag} is {text!r}; expected one or more {what}, separated by commas.") from error
+
+
+VERB = Action(GenerateArguments, run)

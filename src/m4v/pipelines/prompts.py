@@ -1,0 +1,74 @@
+"""Checks what a model can make of a sentence before it is encoded."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from m4v.core.errors import UserError
+from m4v.models.text.tokenizer import cut_words, unknown_words
+
+logger = logging.getLogger(__name__)
+
+
+def as_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """Turn one or several prompts into a list.
+
+    Raises:
+        UserError: if there is no prompt, or one of them is empty or not text.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise UserError("There is no prompt; give at least one sentence.")
+    for number, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise UserError(f"Prompt {number} is {text!r}; expected a sentence.")
+        if not text.strip():
+            raise UserError("The prompt is empty; describe what the video should show.")
+    return prompts
+
+
+def negatives_for(negative_prompt: str | Sequence[str] | None, default: str, num_prompts: int) -> list[str]:
+    """Give every prompt its negative prompt; one text serves all.
+
+    Raises:
+        UserError: if a list has another length than the prompts.
+    """
+    if negative_prompt is None or isinstance(negative_prompt, str):
+        return [default if negative_prompt is None else negative_prompt] * num_prompts
+    if len(negative_prompt) != num_prompts:
+        raise UserError(
+            f"There are {len(negative_prompt)} negative prompts for {num_prompts} prompts; give one, or one for each."
+        )
+    return list(negative_prompt)
+
+
+def check_words(tokenizer: Any, prompts: Sequence[str], max_length: int) -> list[str]:
+    """Say which words will not count.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompts: Whole prompts, suffix included.
+        max_length: Tokens a prompt may have.
+
+    Returns:
+        One note per kind of problem, each word named once: unknown words, words beyond the length limit.
+
+    Raises:
+        UserError: if a prompt has no word the model knows.
+    """
+    unknown: list[str] = []
+    notes = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        strange = unknown_words(tokenizer, prompt)
+        if all(token == tokenizer.unk_token_id for token in ids):
+            named = f" ({', '.join(strange)})" if strange else ""
+            raise UserError(
+                f"The model has learned none of the words in {prompt!r}{named}. Use words from its training captions."
+            )
+        unknown += [word for word in strange if word not in unknown]
+        if cut := cut_words(tokenizer, prompt, max_length):
+            notes.append(f"The prompt is longer than {max_length} tokens; cut off: {' '.join(cut)}")
+    if unknown:
+        notes.append(f"The model has not learned: {', '.join(unknown)}. It sees the other words only.")
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,248 @@
+"""The one autoregressive loop: units in order, each denoised coarse to fine, given those before it (Sec. 3.1, Eq. 4).
+
+Text-to-video, image-to-video (unit 0 given), streaming (take units as they come) and videos longer than training
+(a window of the last W units as history) are all this generator.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from m4v.core.errors import UserError
+from m4v.core.level_clip import LevelClip
+from m4v.core.shapes import LatentShape
+from m4v.core.text_conditioning import TextConditioning
+from m4v.flow.guidance import ClassifierFreeGuidance, UnitGuidance
+from m4v.flow.history import history_clips
+from m4v.flow.pyramid import latent_pyramid, noise_pyramid, split_frames
+from m4v.flow.schedule import PyramidSchedule
+from m4v.flow.solver import euler_step
+from m4v.pipelines.noise import NoiseSource
+
+
+class Denoiser(Protocol):
+    """Predicts the velocity of the last clip, given all clips and the prompt."""
+
+    def __call__(
+        self, clips: Sequence[LevelClip], timesteps: Float[Tensor, " b"], text: TextConditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """Evaluate the network; timesteps run from 0 to 1000."""
+
+
+@dataclass(frozen=True)
+class GeneratedUnit:
+    """One finished unit of every video in the batch.
+
+    Attributes:
+        index: Position in the video, from 0.
+        latents: Clean, normalised latents of one latent frame.
+    """
+
+    index: int
+    latents: Float[Tensor, "b c 1 h w"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where the loop stands after a solver step.
+
+    Attributes:
+        unit: Index of the unit being denoised.
+        level: Pyramid level, 0 = coarsest.
+        step: Index of the step just taken, counted over the whole video.
+        timestep: What the network was told, 0 to 1000.
+        latents: Result of the step, at the level's size.
+    """
+
+    unit: int
+    level: int
+    step: int
+    timestep: float
+    latents: Float[Tensor, "b c 1 h w"]
+
+
+StepObserver = Callable[[StepReport], Tensor | None]
+"""Sees every step; returns the latents to go on with, or None to stop the video before the current unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """What the loop needs besides tensors.
+
+    Attributes:
+        first_steps: Solver steps of unit 0 per pyramid level, coarsest first, each at least 1.
+        later_steps: Solver steps of all other units.
+        guidance: Guidance scales; 0 and 1 switch guidance off and halve the cost.
+        history_window: How many earlier units a unit looks back on; None means all.
+    """
+
+    first_steps: tuple[int, ...]
+    later_steps: tuple[int, ...]
+    guidance: UnitGuidance = field(default_factory=UnitGuidance)
+    history_window: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            UserError: for a step count or window below 1, or a negative guidance scale.
+        """
+        for name, steps in (("num_inference_steps", self.first_steps), ("video_num_inference_steps", self.later_steps)):
+            if not steps or min(steps) < 1:
+                raise UserError(f"{name} is {list(steps)}; every pyramid level needs at least 1 step.")
+        if self.history_window is not None and self.history_window < 1:
+            raise UserError(
+                f"history_window is {self.history_window}; give the number of earlier units to look back on, at least "
+                "1, or leave it out to use them all."
+            )
+        for unit in (0, 1):
+            self.guidance.for_unit(unit)
+
+    def steps_of(self, unit: int) -> tuple[int, ...]:
+        """Return the solver steps per level of one unit."""
+        return self.first_steps if unit == 0 else self.later_steps
+
+    def num_steps(self, num_units: int, given_units: int = 0) -> int:
+        """Count the solver steps of a whole video whose first `given_units` units need no denoising."""
+        return sum(sum(self.steps_of(unit)) for unit in range(given_units, num_units))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRequest:
+    """A batch of videos to make.
+
+    Attributes:
+        shape: Latent size at the finest level.
+        num_channels: Latent channels.
+        noise: Source of all randomness.
+        text: Encoded prompts, one row per video; their precision is the one the network works in, while latents stay
+            in float32 between evaluations.
+        negative_text: What guidance steers away from; may be None where guidance is off.
+        given_units: Clean, normalised latents of the first units, handed on as they are.
+    """
+
+    shape: LatentShape
+    num_channels: int
+    noise: NoiseSource
+    text: TextConditioning
+    negative_text: TextConditioning | None = None
+    given_units: Sequence[Float[Tensor, "b c 1 h w"]] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.text.tokens.device
+
+    def draw_unit_noise(self) -> Float[Tensor, "b c 1 h w"]:
+        """Draw the initial noise of the next unit."""
+        return self.noise.draw((self.num_channels, 1, self.shape.height, self.shape.width), self.device)
+
+
+def needs_negative(guidance: ClassifierFreeGuidance) -> bool:
+    """Tell whether guidance changes the velocity: scale 0 means off, and scale 1 is the positive velocity itself."""
+    return guidance.scale > 0 and guidance.scale != 1
+
+
+def generate_units(
+    denoiser: Denoiser,
+    schedule: PyramidSchedule,
+    request: UnitRequest,
+    settings: LoopSettings,
+    on_step: StepObserver | None = None,
+) -> Iterator[GeneratedUnit]:
+    """Generate a batch of videos unit by unit.
+
+    Noise is drawn per unit, in order (the unit's initial noise, then that of its jumps), and by nothing else. So a
+    unit's noise depends neither on step counts nor on how many units follow, and a longer video with the same seed
+    starts with the shorter one.
+
+    Args:
+        denoiser: The network.
+        schedule: Tables of the pyramid.
+        request: What to make.
+        settings: Step counts, guidance, window.
+        on_step: Called after every solver step.
+
+    Yields:
+        Every unit, as soon as it is clean; given units included.
+
+    Source: Sec. 3.1, Eq. 4; Pyramid-Flow `generate` and `generate_i2v`.
+    """
+    step_counter = itertools.count()
+    earlier: list[list[Tensor]] = []
+    for unit in range(request.shape.num_units):
+        latents: Tensor | None
+        if unit < len(request.given_units):
+            latents = request.given_units[unit].to(device=request.device, dtype=torch.float32)
+        else:
+            latents = _denoise_unit(denoiser, schedule, request, settings, unit, earlier, step_counter, on_step)
+        if latents is None:
+            return
+        earlier.extend(split_frames(latent_pyramid(latents, schedule.num_levels)))
+        if settings.history_window is not None:
+            earlier = earlier[-settings.history_window :]
+        yield GeneratedUnit(unit, latents)
+
+
+def _denoise_unit(
+    denoiser: Denoiser,
+    schedule: PyramidSchedule,
+    request: UnitRequest,
+    settings: LoopSettings,
+    unit: int,
+    earlier: Sequence[Sequence[Tensor]],
+    step_counter: Iterator[int],
+    on_step: StepObserver | None,
+) -> Tensor | None:
+    """Take one unit from noise through all levels to clean latents; None if the observer stopped the loop."""
+    guidance = settings.guidance.for_unit(unit)
+    latents = noise_pyramid(request.draw_unit_noise(), schedule.num_levels)[0]
+    for level, num_steps in enumerate(settings.steps_of(unit)):
+        if level > 0:
+            latents = request.noise.jump(schedule, latents, level)
+        history = history_clips(earlier, level, halvings=schedule.config.history_halvings)
+        predict = _velocity_function(denoiser, request, history, level, guidance)
+        steps = schedule.inference_steps(level, num_steps)
+        sigma_pairs = itertools.pairwise(steps.level_sigmas.tolist())
+        for timestep, sigmas in zip(steps.timesteps.tolist(), sigma_pairs, strict=True):
+            latents = euler_step(latents, predict(latents, timestep), *sigmas)
+            step = next(step_counter)
+            if on_step is not None:
+                observed = on_step(StepReport(unit, level, step, timestep, latents))
+                if observed is None:
+                    return None
+                latents = observed
+    return latents
+
+
+def _velocity_function(
+    denoiser: Denoiser,
+    request: UnitRequest,
+    history: Sequence[LevelClip],
+    level: int,
+    guidance: ClassifierFreeGuidance,
+) -> Callable[[Tensor, float], Tensor]:
+    """Fix all that a level's steps share; with guidance, both prompts travel in one batch, negative first."""
+    is_guided = needs_negative(guidance)
+    text = request.text
+    if is_guided:
+        assert request.negative_text is not None, "guidance needs a negative prompt"
+        text = request.negative_text.concatenate(request.text)
+
+    def widen(clip: LevelClip) -> LevelClip:
+        latents = clip.latents.to(text.tokens.dtype)
+        return LevelClip(torch.cat([latents, latents]) if is_guided else latents, clip.level)
+
+    past = [widen(clip) for clip in history]
+
+    def predict(latents: Float[Tensor, "b c 1 h w"], timestep: float) -> Float[Tensor, "b c 1 h w"]:
+        timesteps = torch.full((len(text.tokens),), timestep, device=latents.device)
+        velocity = denoiser([*past, widen(LevelClip(latents, level))], timesteps, text).float()
+        return guidance.combine(*velocity.chunk(2)) if is_guided else velocity
+
+    return predict

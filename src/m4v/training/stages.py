@@ -1,0 +1,285 @@
+"""Running one stage: its objective, and what is due between its steps - looking, saving, exporting."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from m4v.core.config_io import to_plain
+from m4v.flow.schedule import PyramidSchedule
+from m4v.training.config import FlowStageConfig, StageName, VaeStageConfig
+from m4v.training.exporting import export_model, export_vae, training_facts
+from m4v.training.flow_objective import PyramidFlowObjective
+from m4v.training.loop import Objective, Periodic, check_finite, run_stage
+from m4v.training.metrics import MetricSink
+from m4v.training.networks import Networks
+from m4v.training.precision import choose_bf16
+from m4v.training.resume import ResumePoint
+from m4v.training.samples import write_round_trips, write_samples
+from m4v.training.state import TrainState, copy_weights
+from m4v.training.vae_objective import VaeObjective, measure_statistics, reconstruction_psnr
+from m4v.training.workbench import Workbench
+
+_NUM_CAPTION_PROMPTS = 4
+
+
+class StageRun(ABC):
+    """One stage of a run, from its beginning or from a checkpoint.
+
+    Args:
+        bench: Shared parts of the run.
+        name: Stage name.
+        num_steps: Steps of the whole stage.
+        first_global_step: Steps of earlier stages.
+        point: Checkpoint of this stage to go on from.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        name: StageName,
+        stage: VaeStageConfig | FlowStageConfig,
+        num_steps: int,
+        first_global_step: int,
+        point: ResumePoint | None,
+    ) -> None:
+        self.bench = bench
+        self.name = name
+        self.num_steps = num_steps
+        self.batch_size = stage.batch_size.on(bench.device.type)
+        modules = bench.networks.modules
+        self.trained = self.choose_trained(bench.networks)
+        self.frozen = {key: module for key, module in modules.items() if key not in self.trained}
+        for key, module in modules.items():
+            module.requires_grad_(key in self.trained).train(key in self.trained)
+        self.state = TrainState(self.trained, stage.optim, first_global_step)
+        if point is not None:
+            copy_weights(self.frozen, point.tensors["frozen"])
+            self.state.load(point.tensors, point.metadata)
+        # A timed choice must not change on resuming, or the run would not go on bit for bit.
+        self.use_bf16 = None if point is None else point.metadata["use_bf16"].get(bench.device.type)
+
+    @abstractmethod
+    def choose_trained(self, networks: Networks) -> Mapping[str, nn.Module]:
+        """Pick the networks that this stage trains."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Load what the objective needs; called only if steps are left."""
+
+    @abstractmethod
+    def make_objective(self, use_bf16: bool) -> Objective:
+        """Make the objective, with the forward pass in bf16 or not."""
+
+    @abstractmethod
+    def look(self, folder: Path) -> dict[str, float]:
+        """Make samples with the averaged weights and measure what is cheap to measure."""
+
+    @abstractmethod
+    def write_export(self) -> None:
+        """Write the export folder with the averaged weights."""
+
+    @abstractmethod
+    def complete(self) -> None:
+        """Do what belongs to the end of the stage; the averaged weights are in place."""
+
+    def run(self, sink: MetricSink) -> str | None:
+        """Train what is left; afterwards the networks hold the averaged weights if the stage is complete.
+
+        Returns:
+            The reason for stopping early, or None.
+        """
+        bench, state = self.bench, self.state
+        if state.step >= self.num_steps:
+            state.ema.copy_to_parameters()
+            if not bench.folder.export.is_dir():
+                self.write_export()
+            return None
+        self.prepare()
+        if self.use_bf16 is None:
+            self.use_bf16 = choose_bf16(bench.config.precision, bench.device, self.make_objective)
+        objective = self.make_objective(self.use_bf16)
+        saving = bench.config.saving
+
+        def save() -> None:
+            check_finite(objective, state, bench.folder.path)
+            self.save()
+
+        reason = run_stage(
+            objective,
+            state,
+            name=self.name,
+            num_steps=self.num_steps,
+            log_every=saving.log_every,
+            run_dir=bench.folder.path,
+            sink=sink,
+            stop=bench.stop,
+            periodic=[
+                Periodic(
+                    lambda: self.look_and_log(sink), every_steps=bench.config.samples.every_steps.on(bench.device.type)
+                ),
+                Periodic(save, every_seconds=60.0 * saving.checkpoint_minutes),
+                Periodic(self.export, every_seconds=60.0 * saving.export_minutes),
+            ],
+            on_progress=bench.on_progress,
+        )
+        if reason is None:
+            with state.ema.averaged():
+                self.complete()
+            if state.step % bench.config.samples.every_steps.on(bench.device.type):
+                self.look_and_log(sink)
+        self.save()
+        self.export()
+        if reason is None:
+            state.ema.copy_to_parameters()
+        return reason
+
+    def look_and_log(self, sink: MetricSink) -> None:
+        """Look, and log what was measured."""
+        folder = self.bench.folder.samples / f"step-{self.state.global_step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.state.ema.averaged():
+            values = self.look(folder)
+        if values:
+            sink.write(self.state.global_step, {"stage": self.name, **values})
+            self.bench.note_stage(self.name, {**self.bench.stage_facts.get(self.name, {}), **values})
+
+    def save(self) -> None:
+        """Write a checkpoint and delete old ones."""
+        bench = self.bench
+        self._note_counters()
+        frozen = {
+            f"{name}/{key}": value.detach()
+            for name, module in self.frozen.items()
+            for key, value in module.named_parameters()
+        }
+        metadata: dict[str, Any] = {
+            "stage": self.name,
+            **self.state.counters(),
+            "stages": bench.stage_facts,
+            "use_bf16": {} if self.use_bf16 is None else {bench.device.type: self.use_bf16},
+            "config": to_plain(bench.config),
+        }
+        bench.folder.save_step(self.state.global_step, {**self.state.tensors(), "frozen": frozen}, metadata)
+        bench.folder.prune(bench.config.saving.keep_last)
+
+    def export(self) -> None:
+        """Write the export folder."""
+        self._note_counters()
+        with self.state.ema.averaged():
+            self.write_export()
+
+    def _note_counters(self) -> None:
+        counters = self.state.counters()
+        facts = {"steps": counters["stage_step"], "items": counters["items"], "seconds": round(counters["seconds"], 1)}
+        self.bench.note_stage(self.name, {**self.bench.stage_facts.get(self.name, {}), **facts})
+
+
+class VaeStageRun(StageRun):
+    """Trains the autoencoder; at the end its latent statistics are measured and stored in its configuration."""
+
+    @property
+    def stage(self) -> VaeStageConfig:
+        """Settings."""
+        return self.bench.config.vae
+
+    def choose_trained(self, networks: Networks) -> Mapping[str, nn.Module]:
+        """Pick the autoencoder."""
+        return {"vae": networks.vae}
+
+    def prepare(self) -> None:
+        """Hold the clips on the device, or in main memory if they are too many."""
+        self.validation = self.bench.validation(self.stage.num_validation_clips)
+        pool = self.bench.pool()
+        self.clips = pool.to(self.bench.device) if pool.fits(self.bench.device) else pool
+
+    def make_objective(self, use_bf16: bool) -> Objective:
+        """Reconstruct the clips."""
+        return VaeObjective(
+            self.bench.networks.vae,
+            self.clips,
+            self.stage,
+            batch_size=self.batch_size,
+            seed=self.bench.config.seed,
+            use_bf16=use_bf16,
+        )
+
+    def look(self, folder: Path) -> dict[str, float]:
+        """Round trips of validation clips."""
+        if self.validation is None:
+            return {}
+        write_round_trips(folder, self.bench.networks.vae, self.validation)
+        measured = reconstruction_psnr(self.bench.networks.vae, self.validation)
+        return {f"validation/{name}": value for name, value in measured.items()}
+
+    def complete(self) -> None:
+        """Measure and store latent statistics."""
+        vae, num_clips = self.bench.networks.vae, self.stage.num_statistics_clips
+        statistics = measure_statistics(vae, self.bench.pool(), num_clips, use_bf16=self.bench.encode_in_bf16)
+        vae.set_latent_statistics(statistics)
+        self.bench.refresh_models()
+
+    def write_export(self) -> None:
+        """Only the autoencoder is worth keeping yet."""
+        export_vae(self.bench.folder.export, self.bench.networks)
+
+
+class FlowStageRun(StageRun):
+    """Trains denoiser and text encoder, on images or on images and videos."""
+
+    @property
+    def stage(self) -> FlowStageConfig:
+        """Settings."""
+        return self.bench.config.t2i if self.name == "t2i" else self.bench.config.t2v
+
+    def choose_trained(self, networks: Networks) -> Mapping[str, nn.Module]:
+        """Pick denoiser and text encoder."""
+        return {"transformer": networks.transformer, "text_encoder": networks.text_encoder}
+
+    def prepare(self) -> None:
+        """Hold latents and captions on the device."""
+        self.prompts = self.bench.config.samples.prompts or self.bench.some_captions(_NUM_CAPTION_PROMPTS)
+        self.bank = self.bench.bank()
+        if self.bench.config.compile_blocks:
+            self.bench.networks.transformer.compile_repeated_blocks(dynamic=True)
+
+    def make_objective(self, use_bf16: bool) -> Objective:
+        """Match flows on the bank."""
+        networks = self.bench.networks
+        return PyramidFlowObjective(
+            networks.transformer,
+            networks.text_encoder,
+            self.bank,
+            PyramidSchedule.from_config(self.bench.config.models.flow),
+            self.stage,
+            stage=self.name,
+            batch_size=self.batch_size,
+            seed=self.bench.config.seed,
+            use_bf16=use_bf16,
+            use_graphs=self.bench.config.device_graphs and self.bench.device.type == "cuda",
+        )
+
+    def look(self, folder: Path) -> dict[str, float]:
+        """Sample the fixed prompts; single pictures while only images are trained."""
+        num_frames = self.bench.config.data.num_frames if self.stage.videos_per_window else 1
+        write_samples(folder, self.bench.config, self.bench.networks, self.prompts, num_frames=num_frames)
+        return {}
+
+    def complete(self) -> None:
+        """Nothing is measured at the end of this stage."""
+
+    def write_export(self) -> None:
+        """Write a whole model folder."""
+        bench = self.bench
+        facts = training_facts(bench.config, bench.networks, bench.stage_facts, bench.device)
+        export_model(bench.folder.export, bench.config, bench.networks, facts)
+
+
+def make_stage(
+    bench: Workbench, name: StageName, num_steps: int, first_global_step: int, point: ResumePoint | None
+) -> StageRun:
+    """Make a stage by its name."""
+    kind = VaeStageRun if name == "vae" else FlowStageRun
+    return kind(bench, name, bench.config.stage(name), num_steps, first_global_step, point)
