@@ -12,7 +12,7 @@ from m4v.core.shapes import VideoShape
 from m4v.data.clip import Clip
 from m4v.data.folder_source import FolderSource
 from m4v.data.latent_cache import LatentCache
-from m4v.data.pixels import video_tensor
+from m4v.data.pixels import to_pixels
 from m4v.data.source import UnusableClip
 from tests.data.folders import make_dataset
 
@@ -126,5 +126,5 @@ def test_a_folder_with_a_truncated_video(tmp_path: Path) -> None:
 
 def test_pixels_span_minus_one_to_one() -> None:
     frames = np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 1, 3)
-    assert video_tensor(frames).flatten().tolist() == pytest.approx([-1, -0.6, 1])
-    assert video_tensor(np.zeros((2, 5, 6, 7, 3), np.uint8)).shape == (2, 3, 5, 6, 7)
+    assert to_pixels(torch.from_numpy(frames)).flatten().tolist() == pytest.approx([-1, -0.6, 1])
+    assert to_pixels(torch.zeros(2, 5, 6, 7, 3, dtype=torch.uint8)).shape == (2, 3, 5, 6, 7)

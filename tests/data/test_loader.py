@@ -4,31 +4,10 @@ import itertools
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from m4v.core.errors import UserError
-from m4v.data.clip import Clip
-from m4v.data.loader import Prefetcher, load_batch
-from m4v.data.sampler import indices_for_step
-from m4v.data.source import UnusableClip
-
-
-class Numbered:
-    """Ten tiny clips whose pixels tell their number; some may be unusable, some shorter."""
-
-    def __init__(self, unusable: tuple[int, ...] = (), short: tuple[int, ...] = ()) -> None:
-        self.unusable = unusable
-        self.short = short
-
-    def __len__(self) -> int:
-        return 10
-
-    def clip(self, index: int) -> Clip:
-        if index in self.unusable:
-            raise UnusableClip("broken", f"clip {index}")
-        num_frames = 1 if index in self.short else 5
-        return Clip(np.full((num_frames, 4, 4, 3), index, np.uint8), (f"number {index}",), 8.0, f"clip {index}")
+from m4v.data.loader import Prefetcher
 
 
 def prefetch_threads() -> list[threading.Thread]:
@@ -95,32 +74,3 @@ def test_work_really_overlaps() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(UserError, match="at least 1"):
         Prefetcher(lambda step: step, range(3), **settings)
-
-
-def test_batches_follow_the_sampler() -> None:
-    batch = load_batch(Numbered(), seed=1, step=2, batch_size=4)
-    expected = indices_for_step(1, 2, 4, 10)
-    assert batch.frames.shape == (4, 5, 4, 4, 3)
-    np.testing.assert_array_equal(batch.frames[:, 0, 0, 0, 0], expected)
-    assert batch.captions == tuple((f"number {index}",) for index in expected)
-    assert batch.sources == tuple(f"clip {index}" for index in expected)
-    assert batch.drops == ()
-
-
-def test_unusable_clips_are_replaced_alike_every_time_and_reported() -> None:
-    source = Numbered(unusable=(0, 3, 4))
-    batches = [load_batch(source, seed=5, step=0, batch_size=10) for _ in range(2)]
-    np.testing.assert_array_equal(batches[0].frames, batches[1].frames)
-    assert len(batches[0].frames) == 10
-    assert not set(batches[0].frames[:, 0, 0, 0, 0]) & {0, 3, 4}
-    assert {drop.source for drop in batches[0].drops} == {"clip 0", "clip 3", "clip 4"}
-
-
-def test_nothing_usable_stops_with_the_reasons() -> None:
-    with pytest.raises(UserError, match=r"(?s)20 x broken.*m4v data check"):
-        load_batch(Numbered(unusable=tuple(range(10))), seed=0, step=0, batch_size=2)
-
-
-def test_lengths_never_mix() -> None:
-    with pytest.raises(UserError, match="1, 5 frames"):
-        load_batch(Numbered(short=(2,)), seed=0, step=0, batch_size=10)

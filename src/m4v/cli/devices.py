@@ -5,8 +5,6 @@ from typing import Literal
 
 import torch
 
-from m4v.core.errors import UserError
-
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -16,21 +14,6 @@ def use_all_cores() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(cores or 1)
-
-
-def pick_device(name: str) -> torch.device:
-    """Find the device a flag names; `auto` is the fastest present.
-
-    Raises:
-        UserError: if this machine has no such device.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, is_present in present.items() if is_present)
-    if not present[name]:
-        usable = ", ".join(kind for kind, is_present in present.items() if is_present)
-        raise UserError(f"This machine has no {name} device that torch can use; usable: {usable}.")
-    return torch.device(name)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -97,13 +97,14 @@ def _open(model: str, arguments: ToyboxArguments) -> "M4VPipeline":
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from m4v.cli.devices import pick_device, pick_dtype, use_all_cores
+    from m4v.cli.devices import pick_dtype, use_all_cores
+    from m4v.core.devices import choose_device
     from m4v.pipelines.m4v_pipeline import M4VPipeline
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     use_all_cores()
-    device = pick_device(arguments.device)
+    device = choose_device(arguments.device)
     pipeline = M4VPipeline.from_pretrained(model, dtype=pick_dtype(arguments.dtype, device)).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -91,7 +91,8 @@ def run(arguments: TrainArguments) -> None:
         if value is not None and value <= 0:
             raise UserError(f"{flag} is {value}; expected a number above 0.")
     say(f"Preparing recipe {recipe.name} in {run_folder} ...")
-    from m4v.training.run import choose_device, train
+    from m4v.core.devices import choose_device
+    from m4v.training.run import train
 
     device = choose_device(arguments.device)
     stages = ", ".join(f"{name} {steps} steps" for name, steps in recipe.stages(device.type))

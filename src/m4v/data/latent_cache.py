@@ -14,7 +14,7 @@ from m4v.core.errors import UserError
 from m4v.data.clip import Clip
 from m4v.data.drops import require_usable
 from m4v.data.loader import Prefetcher
-from m4v.data.pixels import video_tensor
+from m4v.data.pixels import to_pixels
 from m4v.data.source import ClipSource, UnusableClip
 
 EncodeFn = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b c units h w"]]
@@ -165,7 +165,7 @@ class LatentCache:
 
 @torch.no_grad()
 def _encode(clips: Sequence[Clip], encode_fn: EncodeFn, device: torch.device | str, dtype: torch.dtype) -> LatentBucket:
-    videos = video_tensor(np.stack([clip.frames for clip in clips]), device)
+    videos = to_pixels(torch.from_numpy(np.stack([clip.frames for clip in clips])).to(device))
     latents = encode_fn(videos).to(dtype)
     assert latents.ndim == 5, latents.shape
     assert len(latents) == len(clips), (latents.shape, len(clips))

@@ -1,24 +1,14 @@
-"""Making training batches ahead of time in threads, in an order that does not depend on the threads."""
+"""Making things ahead of time in threads, in an order that does not depend on the threads."""
 
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
-from jaxtyping import UInt8
-
 from m4v.core.errors import UserError
-from m4v.core.seeds import fold_seed
-from m4v.data.clip import Clip
-from m4v.data.drops import describe_drops
-from m4v.data.sampler import indices_for_step
-from m4v.data.source import ClipSource, UnusableClip
 
 Item = TypeVar("Item")
-_MAX_SUBSTITUTES = 20
 
 
 class Prefetcher(Generic[Item]):
@@ -29,7 +19,7 @@ class Prefetcher(Generic[Item]):
     for the rest.
 
     Example:
-        >>> with Prefetcher(lambda step: load_batch(source, seed, step, 8), range(start, stop)) as batches:
+        >>> with Prefetcher(lambda index: source.clip(index), range(len(source))) as batches:
         ...     for batch in batches: ...
     """
 
@@ -66,60 +56,3 @@ class Prefetcher(Generic[Item]):
             if not pending:
                 return
             yield pending.popleft().result()
-
-
-@dataclass(frozen=True)
-class ClipBatch:
-    """Clips of equal length.
-
-    Attributes:
-        frames: Their pictures.
-        captions: Per clip, its alternative captions.
-        sources: Where each comes from.
-        drops: Unusable clips that others took the place of.
-    """
-
-    frames: UInt8[np.ndarray, "b t h w 3"]
-    captions: tuple[tuple[str, ...], ...]
-    sources: tuple[str, ...]
-    drops: tuple[UnusableClip, ...]
-
-
-def load_batch(source: ClipSource, seed: int, step: int, batch_size: int) -> ClipBatch:
-    """Make the batch of one training step, as `indices_for_step` orders it.
-
-    In the place of an unusable clip comes another, drawn from (seed, step, place): the batch stays a pure function.
-
-    Raises:
-        UserError: if clips differ in length, or nothing usable turned up after many draws.
-    """
-    clips: list[Clip] = []
-    drops: list[UnusableClip] = []
-    for place, index in enumerate(indices_for_step(seed, step, batch_size, len(source))):
-        clips.append(_usable_clip(source, int(index), (seed, step, place), drops))
-    lengths = sorted({len(clip.frames) for clip in clips})
-    if len(lengths) > 1:
-        raise UserError(
-            f"One batch holds clips of {', '.join(map(str, lengths))} frames; ask the source for one length "
-            "(min_frames equal to num_frames, images apart from videos)."
-        )
-    return ClipBatch(
-        frames=np.stack([clip.frames for clip in clips]),
-        captions=tuple(clip.captions for clip in clips),
-        sources=tuple(clip.source for clip in clips),
-        drops=tuple(drops),
-    )
-
-
-def _usable_clip(source: ClipSource, index: int, key: tuple[int, int, int], drops: list[UnusableClip]) -> Clip:
-    seed, step, place = key
-    for attempt in range(_MAX_SUBSTITUTES):
-        try:
-            return source.clip(index)
-        except UnusableClip as drop:
-            drops.append(drop)
-            index = fold_seed(seed, "substitute", step, place, attempt) % len(source)
-    raise UserError(
-        f"No usable clip among {_MAX_SUBSTITUTES} drawn for step {step}:\n{describe_drops(drops)}\n"
-        "Check the data set with: m4v data check DIR"
-    )

@@ -48,7 +48,7 @@ def chain() -> RunConfig:
             optim=OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=200, hold_share=0.3, final_lr_share=0.02),
         ),
         t2i=FlowStageConfig(
-            steps=PerDevice(cpu=2000, accelerator=2500),
+            steps=PerDevice(cpu=2000, accelerator=1200),
             batch_size=PerDevice(cpu=32, accelerator=512),
             # The next stage goes on from here, so nothing is gained by decaying to the floor.
             optim=OptimConfig(lr=1.5e-3, warmup_steps=200, hold_share=1.0),
@@ -56,7 +56,7 @@ def chain() -> RunConfig:
             videos_per_window=0,
         ),
         t2v=FlowStageConfig(
-            steps=PerDevice(cpu=24_000, accelerator=8000),
+            steps=PerDevice(cpu=24_000, accelerator=4200),
             batch_size=PerDevice(cpu=32, accelerator=512),
             optim=OptimConfig(lr=1.5e-3, warmup_steps=100, hold_share=0.4),
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from m4v.core.errors import UserError
@@ -55,11 +55,6 @@ class ClipPool:
             part = slice(start, start + size)
             foreground = None if self.foreground is None else self.foreground[part]
             yield ClipPool(self.frames[part], self.captions[part], self.fps, foreground)
-
-
-def to_pixels(frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
-    """Turn bytes into floats in [-1, 1], channels first."""
-    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
 
 
 def load_clips(

@@ -73,7 +73,8 @@ class ColumnLosses:
             module = _ColumnLoss(self.transformer, tuple(clip.level for clip in clips), self.use_bf16)
             self._modules[layout] = self._record(module, inputs) if self.use_graphs else module
         loss: Tensor = self._modules[layout](*inputs)
-        return loss
+        # A replay answers in memory of its graph, which the next replay of this layout overwrites.
+        return loss.clone() if self.use_graphs else loss
 
     def _record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
         samples = tuple(tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in inputs)

@@ -7,6 +7,7 @@ import torch
 
 from m4v.checkpoints.resolve import resolve_model
 from m4v.checkpoints.run_folder import RunFolder
+from m4v.core.devices import choose_device
 from m4v.core.errors import UserError
 from m4v.training.config import RunConfig
 from m4v.training.metrics import MetricSink, open_sinks
@@ -114,25 +115,6 @@ def _run_stages(bench: Workbench, point: ResumePoint | None, sink: MetricSink) -
             message = f"{name}: {reason} at step {stage.state.step} of {num_steps}; run the same command to go on."
             bench.on_progress(Progress(phase=name, done=stage.state.step, total=num_steps, message=message))
             return
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve `auto` to the best device present.
-
-    Raises:
-        UserError: if the device does not exist here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Device {name!r} cannot be used here ({reason}). Use auto, cpu, cuda or mps.") from error
-    return device
 
 
 def _model_folder(name: Path | str) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from m4v.core.errors import UserError
+from m4v.data.pixels import to_pixels
 from m4v.flow.scheduler import PyramidFlowScheduler
 from m4v.media.images import write_png
 from m4v.media.video import write_video
@@ -16,7 +17,7 @@ from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.pipelines.frames import to_uint8
 from m4v.pipelines.m4v_pipeline import M4VPipeline
 from m4v.toybox.contact_sheet import contact_sheet
-from m4v.training.clip_pool import ClipPool, to_pixels
+from m4v.training.clip_pool import ClipPool
 from m4v.training.config import RunConfig
 from m4v.training.exporting import generation_defaults
 from m4v.training.networks import Networks

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from m4v.core.generators import generator_for
+from m4v.data.pixels import to_pixels
 from m4v.data.sampler import indices_for_step
 from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.models.vae.config import LatentStatistics
 from m4v.models.vae.latent_statistics import measure_latent_statistics
-from m4v.training.clip_pool import ClipPool, to_pixels
+from m4v.training.clip_pool import ClipPool
 from m4v.training.config import VaeStageConfig
 from m4v.training.loop import LossTerm
 from m4v.training.pixel_loss import pixel_loss, psnr

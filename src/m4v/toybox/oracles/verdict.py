@@ -12,7 +12,8 @@ class FoundObject:
     Attributes:
         colour: Entry of `axes.COLOURS`.
         object: Entry of `axes.OBJECTS`.
-        motion: One of still, left, right, toward, away, jumps; in tiers that have them also rises, falls, grows, shrinks.
+        motion: One of still, left, right, toward, away, jumps, seen from a resting camera; in tiers that have them also
+            rises, falls, grows, shrinks.
         colour_confidence: Share of the votes of pixels, from 0 to 1.
         object_confidence: From 0 (like nothing in the world, or like two kinds alike) to 1.
         motion_confidence: From 0 (on the border of two answers) to 1.
