@@ -31,7 +31,12 @@ def test_arguments_stay_as_they_were() -> None:
 
 
 def test_only_scales_above_one_need_the_negative_prompt() -> None:
-    assert [ClassifierFreeGuidance(scale).is_active for scale in (0.0, 1.0, 1.01, 7.0)] == [False, False, True, True]
+    assert [ClassifierFreeGuidance(scale).needs_negative for scale in (0.0, 0.5, 1.0, 7.0)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_first_and_later_units() -> None:

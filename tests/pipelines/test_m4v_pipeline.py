@@ -10,7 +10,8 @@ from PIL import Image
 
 from m4v.core.errors import UserError
 from m4v.core.generators import generator_for
-from m4v.pipelines.frames import from_uint8, to_uint8
+from m4v.data.pixels import to_pixels
+from m4v.pipelines.frames import to_uint8
 from m4v.pipelines.m4v_pipeline import M4VPipeline
 from tests.pipelines.debug_parts import DEFAULTS, debug_parts, debug_pipeline
 
@@ -90,7 +91,7 @@ def test_image_to_video_starts_with_the_vae_round_trip_of_the_picture(pipeline, 
     result = pipeline(PROMPT, image=tmp_path / "first.png", seed=0).frames
     with torch.no_grad():
         vae = pipeline.vae
-        round_trip = to_uint8(vae.decode(vae.encode(from_uint8(picture[None])).mode()))
+        round_trip = to_uint8(vae.decode(vae.encode(to_pixels(torch.from_numpy(picture[None, None]))).mode()))
     assert result.shape == (1, 9, 32, 32, 3)
     assert np.abs(result[:, :1].astype(int) - round_trip.astype(int)).max() <= 1
     by_array = pipeline(PROMPT, image=picture, seed=0).frames

@@ -164,7 +164,7 @@ def test_judging_is_quick(clips, verdicts):
     start = time.process_time()
     for _, frames in clips[:20]:
         judge(frames)
-    assert (time.process_time() - start) / 20 < 0.1
+    assert (time.process_time() - start) / 20 < 0.25  # 0.02 on an idle core
 
 
 @pytest.mark.parametrize(

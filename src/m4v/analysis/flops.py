@@ -36,13 +36,15 @@ def attention_flops(num_tokens: int, width: int) -> float:
 def scan_flops(config: DenoiserConfig, layout: SequenceLayout) -> float:
     """Projection, convolution, chunked SSD and output share of one MM-DiM mixer."""
     width, heads, head = config.width, config.num_attention_heads, config.attention_head_dim
+    state = config.mixer.state_dim or head
     tokens = layout.num_text_tokens + layout.num_video_tokens
     scanned = tokens + layout.num_text_tokens * config.recomposition.text_at_both_ends
     scanned += len(layout.frames) * config.recomposition.registers
-    projection = 2.0 * tokens * width * (4 * width + heads) + 2.0 * tokens * width**2
-    conv = 2.0 * scanned * 3 * width * config.mixer.conv_width
+    convolved = width + 2 * heads * state
+    projection = 2.0 * tokens * width * (width + convolved + heads) + 2.0 * tokens * width**2
+    conv = 2.0 * scanned * convolved * config.mixer.conv_width
     chunk = config.mixer.chunk_size
-    return projection + conv + scanned * heads * (4.0 * chunk * head + 4.0 * head * head)
+    return projection + conv + scanned * heads * (2.0 * chunk * (state + head) + 4.0 * state * head)
 
 
 def temporal_branch_flops(config: DenoiserConfig, layout: SequenceLayout) -> float:

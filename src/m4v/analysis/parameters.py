@@ -5,14 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Elements of all parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+from m4v.models.parameters import count_parameters
 
 
 def meta_denoiser(arguments: Mapping[str, Any]) -> M4VTransformer3DModel:

@@ -30,11 +30,12 @@ def export_pipeline(
     defaults: Any,
     training_facts: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    model_name: str | None = None,
 ) -> Path:
     """Write a whole model folder, safetensors only; an existing one is replaced once the new one is complete.
 
     Args:
-        target: Folder to make; its name becomes the model's.
+        target: Folder to make.
         transformer: The denoiser.
         vae: The video autoencoder.
         text_encoder: The prompt encoder.
@@ -43,6 +44,7 @@ def export_pipeline(
         defaults: Generation settings, as a dataclass or a mapping.
         training_facts: JSON values for the model card and `training.json`.
         dtype: Precision of the stored weights, for example `torch.bfloat16`; None keeps each module's own.
+        model_name: What the model card calls the model; the folder's name if unset.
 
     Returns:
         The folder.
@@ -67,7 +69,7 @@ def export_pipeline(
             for name, part in parts.items():
                 part.save_pretrained(temporary / name)
         (temporary / MODEL_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write_model_card(temporary, Path(target).name, plain_defaults, training_facts)
+        write_model_card(temporary, model_name or Path(target).name, plain_defaults, training_facts)
         tidy_model_folder(temporary)
     return Path(target)
 

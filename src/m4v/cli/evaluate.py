@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from m4v.checkpoints.bundled import default_bundled_model
 from m4v.cli.console import duration, progress, result, say
 from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.opening import open_pipeline
 from m4v.cli.output_paths import require_writable
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
@@ -83,7 +84,7 @@ def toybox(arguments: ToyboxArguments) -> None:
     from m4v.evaluation.generation import GenerationOptions
 
     say(f"Opening {model} ...")
-    pipeline = _open(model, arguments)
+    pipeline = open_pipeline(model, arguments.device, arguments.dtype)
     options = GenerationOptions(
         first_steps=steps[0], later_steps=steps[1], first_guidance=guidance[0], later_guidance=guidance[1]
     )
@@ -91,23 +92,6 @@ def toybox(arguments: ToyboxArguments) -> None:
         _run_curve(pipeline, model, arguments, options, curve)
     else:
         _run_benchmark(pipeline, model, arguments, options)
-
-
-def _open(model: str, arguments: ToyboxArguments) -> "M4VPipeline":
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    from m4v.cli.devices import pick_dtype, use_all_cores
-    from m4v.core.devices import choose_device
-    from m4v.pipelines.m4v_pipeline import M4VPipeline
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    use_all_cores()
-    device = choose_device(arguments.device)
-    pipeline = M4VPipeline.from_pretrained(model, dtype=pick_dtype(arguments.dtype, device)).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _run_benchmark(
@@ -254,8 +238,8 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     for row in rows:
         table.add_row(*row)
     # A pipe or a narrow window must not cut numbers off: long lines wrap instead.
-    width = Console(width=1000).measure(table).maximum
-    Console(width=max(width, len(title) + 2)).print(table)
+    table.min_width = len(title)
+    Console(width=max(Console(width=1000).measure(table).maximum, len(title))).print(table)
 
 
 def _steps(flag: str, text: str) -> "tuple[Steps, Steps]":

@@ -11,6 +11,7 @@ import tyro
 from m4v.checkpoints.bundled import default_bundled_model
 from m4v.cli.console import progress, result, say
 from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.opening import open_pipeline
 from m4v.cli.output_paths import VideoJob, plan_jobs, require_writable
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
@@ -100,7 +101,7 @@ def run(arguments: GenerateArguments) -> None:
     model = arguments.model or default_bundled_model()
 
     say(f"Opening {model} ...")
-    pipeline = _open(model, arguments)
+    pipeline = open_pipeline(model, arguments.device, arguments.dtype)
     options: dict[str, Any] = {
         "negative_prompt": arguments.negative_prompt,
         "image": image,
@@ -122,23 +123,6 @@ def run(arguments: GenerateArguments) -> None:
     if arguments.json != STANDARD_OUTPUT:
         for video in made:
             result(video["path"])
-
-
-def _open(model: str, arguments: GenerateArguments) -> "M4VPipeline":
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    from m4v.cli.devices import pick_dtype, use_all_cores
-    from m4v.core.devices import choose_device
-    from m4v.pipelines.m4v_pipeline import M4VPipeline
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    use_all_cores()
-    device = choose_device(arguments.device)
-    pipeline = M4VPipeline.from_pretrained(model, dtype=pick_dtype(arguments.dtype, device)).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _announce(pipeline: "M4VPipeline", model: str, arguments: GenerateArguments, jobs: list[VideoJob]) -> None:

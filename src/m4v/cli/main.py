@@ -103,6 +103,8 @@ def _parse(prog: str, action: Action, words: list[str]) -> object:
 def _quiet_libraries() -> None:
     """Keep libraries from talking over our own notes."""
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    # Threads that wait actively fight whatever else runs on a laptop: a busy core then makes us several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -4,6 +4,7 @@ The judge sees pixels only. Four anchors say what a number means: renders of the
 after the autoencoder's round trip (codec ceiling), renders beside wrong captions (floor by accident), and noise.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -103,11 +104,19 @@ def benchmark_prompts(tier: str, limit: int | None = None) -> dict[Group, tuple[
 
 
 def spread(prompts: Sequence[EvaluationPrompt], limit: int | None) -> tuple[EvaluationPrompt, ...]:
-    """Return `limit` entries in a fixed shuffled order (a smaller limit gives a part of a larger one), or all."""
+    """Return `limit` entries in a fixed mixed order (a smaller limit gives a part of a larger one), or all."""
     if limit is None or limit >= len(prompts):
         return tuple(prompts)
     order = np.random.Generator(np.random.Philox(key=len(prompts))).permutation(len(prompts))
-    return tuple(prompts[number] for number in order[:limit])
+    shuffled = [prompts[number] for number in order]
+    # Kind after kind in turn, so that a few prompts show many kinds.
+    turns: Counter[str] = Counter()
+    ranked = []
+    for place, prompt in enumerate(shuffled):
+        kind = prompt.scene.objects[0].kind
+        ranked.append((turns[kind], place))
+        turns[kind] += 1
+    return tuple(shuffled[place] for _, place in sorted(ranked)[:limit])
 
 
 def judge_clips(prompts: Sequence[EvaluationPrompt], clips: Clips, tier: str) -> tuple[JudgedClip, ...]:

@@ -13,7 +13,8 @@ class ClassifierFreeGuidance:
     """Pushes the velocity away from the negative prompt's.
 
     Attributes:
-        scale: Strength, at least 0: 0 follows the negative prompt, 1 the positive one, more exaggerates the difference.
+        scale: Strength, at least 0. 1 follows the positive prompt alone, more exaggerates its difference from the
+            negative one; 0 switches guidance off, as in Pyramid-Flow.
 
     Raises:
         UserError: when the scale is negative.
@@ -26,9 +27,9 @@ class ClassifierFreeGuidance:
             raise UserError(f"The guidance scale is {self.scale}; expected 0 or more (1 switches guidance off).")
 
     @property
-    def is_active(self) -> bool:
-        """Whether a negative evaluation is worth its cost: above 1, as everywhere in diffusers."""
-        return self.scale > 1
+    def needs_negative(self) -> bool:
+        """Whether guidance changes the velocity: 0 means off, and 1 is the positive velocity itself."""
+        return self.scale not in (0, 1)
 
     def combine(
         self, negative: Float[Tensor, "b c t h w"], positive: Float[Tensor, "b c t h w"]

@@ -20,12 +20,6 @@ def to_uint8(video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t h w 3"
     return array
 
 
-def from_uint8(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "1 3 t h w"]:
-    """Turn bytes into VAE pixels in [-1, 1]."""
-    video = torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1
-    return video.permute(3, 0, 1, 2)[None]
-
-
 def present(video: Float[Tensor, "b 3 t h w"], output_type: OutputType) -> Any:
     """Convert decoded pixels to what the caller asked for.
 

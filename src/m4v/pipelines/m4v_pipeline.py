@@ -28,6 +28,7 @@ from m4v.core.files import atomic_path
 from m4v.core.generators import generator_for
 from m4v.core.shapes import Compression, LatentShape, VideoShape
 from m4v.core.text_conditioning import TextConditioning
+from m4v.data.pixels import to_pixels
 from m4v.flow.guidance import UnitGuidance
 from m4v.flow.scheduler import PyramidFlowScheduler
 from m4v.media.images import read_image, resize_cover
@@ -35,10 +36,10 @@ from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.text.encoder import encode_prompts
 from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.pipelines.config import GenerationDefaults, steps_per_level
-from m4v.pipelines.frames import OUTPUT_TYPES, OutputType, from_uint8, join, present
+from m4v.pipelines.frames import OUTPUT_TYPES, OutputType, join, present
 from m4v.pipelines.noise import NoiseSource
 from m4v.pipelines.prompts import as_prompts, check_words, negatives_for
-from m4v.pipelines.unit_loop import LoopSettings, StepReport, UnitRequest, generate_units, needs_negative
+from m4v.pipelines.unit_loop import LoopSettings, StepReport, UnitRequest, generate_units
 
 logger = logging.getLogger(__name__)
 
@@ -353,7 +354,7 @@ class M4VPipeline(DiffusionPipeline):
         self, prompts: list[str], negatives: list[str], copies: int, settings: LoopSettings
     ) -> tuple[TextConditioning, TextConditioning | None]:
         """Encode prompts, and negative prompts where guidance needs them, one row per video."""
-        is_guided = any(needs_negative(settings.guidance.for_unit(unit)) for unit in (0, 1))
+        is_guided = any(settings.guidance.for_unit(unit).needs_negative for unit in (0, 1))
         texts = [*prompts, *negatives] if is_guided else prompts
         length = self.generation_defaults.max_text_length
         encoded = encode_prompts(self.text_encoder, self.tokenizer, texts, length)
@@ -410,7 +411,7 @@ class M4VPipeline(DiffusionPipeline):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise UserError(f"The image is {pixels.dtype} of shape {pixels.shape}; expected uint8 (height, width, 3).")
         size = self.vae.compression.video_shape(shape)
-        return from_uint8(resize_cover(pixels, size.height, size.width)[None])
+        return to_pixels(torch.from_numpy(resize_cover(pixels, size.height, size.width)[None, None]))
 
 
 def _first_given(*values: Any) -> Any:

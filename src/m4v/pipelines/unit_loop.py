@@ -143,11 +143,6 @@ class UnitRequest:
         return self.noise.draw((self.num_channels, 1, self.shape.height, self.shape.width), self.device)
 
 
-def needs_negative(guidance: ClassifierFreeGuidance) -> bool:
-    """Tell whether guidance changes the velocity: scale 0 means off, and scale 1 is the positive velocity itself."""
-    return guidance.scale > 0 and guidance.scale != 1
-
-
 def generate_units(
     denoiser: Denoiser,
     schedule: PyramidSchedule,
@@ -228,7 +223,7 @@ def _velocity_function(
     guidance: ClassifierFreeGuidance,
 ) -> Callable[[Tensor, float], Tensor]:
     """Fix all that a level's steps share; with guidance, both prompts travel in one batch, negative first."""
-    is_guided = needs_negative(guidance)
+    is_guided = guidance.needs_negative
     text = request.text
     if is_guided:
         assert request.negative_text is not None, "guidance needs a negative prompt"

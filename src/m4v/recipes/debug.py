@@ -19,7 +19,7 @@ _OPTIM = OptimConfig(warmup_steps=2)
 
 
 def debug() -> RunConfig:
-    """Autoencoder, text-to-image and text-to-video, a few steps each, on eight toybox clips of five frames."""
+    """Autoencoder, text-to-image and text-to-video, a few steps each, on eight toybox clips of nine frames."""
     return RunConfig(
         name="debug",
         data=DataConfig(tier="xs", num_clips=_both(8), num_frames=9, num_threads=1),

@@ -127,6 +127,8 @@ class FlowStageConfig:
         unit_rule: `uniform` draws the unit of every column independently; `complement` gives the finest level a
             unit and the others its mirror image, which balances sequence lengths (Pyramid-Flow).
         corruption: Largest noise share eta of the history (Appendix A.3), in [0, 1].
+        corruption_rule: `linear` grows from the oldest to the newest frame (the paper), `constant` is one level for all
+            (Pyramid-Flow).
         text_drop: Share of captions replaced by the empty prompt, for classifier-free guidance.
         history_window: Most history units an item sees; unset means all.
     """
@@ -139,6 +141,7 @@ class FlowStageConfig:
     columns: tuple[int, ...] = (1, 2, 1)
     unit_rule: Literal["uniform", "complement"] = "uniform"
     corruption: float = 1 / 3
+    corruption_rule: Literal["linear", "constant"] = "linear"
     text_drop: float = 0.1
     history_window: int | None = None
 
@@ -243,8 +246,8 @@ class SamplesConfig:
 
     prompts: tuple[str, ...] = ()
     every_steps: PerDevice = PerDevice(cpu=1000, accelerator=2000)
-    first_steps: int = 8
-    later_steps: int = 5
+    first_steps: int = 4
+    later_steps: int = 3
     first_guidance: float = 4.0
     later_guidance: float = 4.0
 

@@ -11,9 +11,10 @@ from m4v.checkpoints.export import export_pipeline, in_dtype
 from m4v.core.config_io import to_plain
 from m4v.core.files import atomic_path
 from m4v.flow.scheduler import PyramidFlowScheduler
+from m4v.models.parameters import count_parameters
 from m4v.pipelines.config import GenerationDefaults
 from m4v.training.config import RunConfig
-from m4v.training.networks import Networks, count_parameters
+from m4v.training.networks import Networks
 
 
 def generation_defaults(config: RunConfig) -> GenerationDefaults:
@@ -51,7 +52,7 @@ def training_facts(
         "device": name,
         "torch": torch.__version__,
         "commit": git_commit(),
-        "parameters": count_parameters(networks.modules),
+        "parameters": {part: count_parameters(module) for part, module in networks.modules.items()},
         "config": to_plain(config),
     }
 
@@ -92,5 +93,6 @@ def export_model(target: Path, config: RunConfig, networks: Networks, facts: Map
         scheduler=PyramidFlowScheduler.from_flow_config(config.models.flow),
         defaults=generation_defaults(config),
         training_facts=facts,
+        model_name=config.name,
         dtype=torch.bfloat16,
     )

@@ -12,7 +12,7 @@ from m4v.core.level_clip import LevelClip
 from m4v.core.seeds import fold_seed
 from m4v.data.mixing import Mixture
 from m4v.data.sampler import indices_for_step
-from m4v.flow.corruption import LinearCorruption
+from m4v.flow.corruption import ConstantCorruption, HistoryCorruption, LinearCorruption, NoCorruption
 from m4v.flow.history import history_clips
 from m4v.flow.noise import standard_normal
 from m4v.flow.path import sample_path
@@ -87,7 +87,7 @@ class PyramidFlowObjective:
         self.device = bank.latents.device
         self.mixture = Mixture(parts=(("image", config.images_per_window), ("video", config.videos_per_window)))
         self.losses = ColumnLosses(transformer, use_bf16=use_bf16, use_graphs=use_graphs)
-        self.corruption = LinearCorruption(config.corruption)
+        self.corruption = _corruption(config)
         self.unit_choice: UnitChoice = (
             UniformUnits(seed=self.seed) if config.unit_rule == "uniform" else ComplementUnits(max_units=bank.num_units)
         )
@@ -183,3 +183,9 @@ class PyramidFlowObjective:
         kind, earlier = self.mixture.at(self.seed, step)
         images = earlier + 1 if kind == "image" else step - earlier
         return {"image_batches": images, "video_batches": step + 1 - images}
+
+
+def _corruption(config: FlowStageConfig) -> HistoryCorruption:
+    if config.corruption == 0:
+        return NoCorruption()
+    return (LinearCorruption if config.corruption_rule == "linear" else ConstantCorruption)(config.corruption)

@@ -1,7 +1,7 @@
 """The networks of a run: built from settings, or loaded from an exported model for a later stage or fine-tuning."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,8 +110,3 @@ def tokenizer_for_captions(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     """Build a tokenizer that knows every word of some captions."""
     words = sorted({word for caption in captions for word in re.findall(r"[^\W_]+|[,.]", caption.lower())})
     return build_tokenizer(words)
-
-
-def count_parameters(modules: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Parameters of each part."""
-    return {name: sum(value.numel() for value in module.parameters()) for name, module in modules.items()}

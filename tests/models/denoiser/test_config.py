@@ -40,6 +40,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"mixer_plan": ["mm_dim", "mamba"]},
         "mixer_plan names 'mamba'; expected attention, mm_dim, parallel",
     ),
+    "state with rope": (
+        {"mixer": {"state_dim": 4}},
+        "mixer.state_dim is 4, but rotary positions need the head width 8",
+    ),
+    "state": ({"mixer": {"state_dim": 0}}, "mixer.state_dim is 0; expected 1 or more"),
+    "scan back in time": ({"temporal_branch": {"mixer": "ssd", "causal": False}}, "a scan over time is always causal"),
     "plan type": ({"mixer_plan": 3}, "mixer_plan is 3"),
     "path letter": ({"recomposition": {"scan_paths": "abz"}}, "scan_paths is 'abz'; expected letters from a to h"),
     "no path": ({"recomposition": {"scan_paths": ""}}, "scan_paths is ''"),

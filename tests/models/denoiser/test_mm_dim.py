@@ -99,6 +99,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no norm on B and C": {"mixer": {"qk_norm": False}},
     "zero-order hold": {"mixer": {"discretisation": "zoh"}},
     "no positions": {"mixer": {"positions": "none"}},
+    "wider state": {"mixer": {"positions": "none", "state_dim": 12}},
     "added positions": {"mixer": {"positions": "added"}},
     "small chunks": {"mixer": {"chunk_size": 7}},
 }

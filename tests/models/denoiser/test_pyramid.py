@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no norm on B and C": {"mixer": {"qk_norm": False}},
     "added positions": {"mixer": {"positions": "added"}},
     "no positions": {"mixer": {"positions": "none"}},
+    "wider state": {"mixer": {"positions": "none", "state_dim": 12}},
     "zero-order hold": {"mixer": {"discretisation": "zoh"}},
     "small chunks": {"mixer": {"chunk_size": 8}},
     "attention over all frames": {"temporal_causal_attention": False},

@@ -18,6 +18,8 @@ class MixerConfig:
         positions: "rope" rotates B and C by each token's own position; "added" adds sine waves to the tokens before
             projection (first row of Table 3, other reading); "none" leaves order to the scan.
         discretisation: "euler" as public Mamba code, "zoh" as eq. (2).
+        state_dim: Width N of B and C per head; unset means the head width, which initialisation from attention needs.
+            Rotary positions need it too.
         chunk_size: Tokens per set of matrix products; speed only.
     """
 
@@ -25,6 +27,7 @@ class MixerConfig:
     qk_norm: bool = True
     positions: Literal["rope", "added", "none"] = "rope"
     discretisation: Literal["euler", "zoh"] = "euler"
+    state_dim: int | None = None
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
@@ -32,6 +35,8 @@ class MixerConfig:
             raise UserError(f"mixer.conv_width is {self.conv_width}; expected 0 (no convolution) or more taps.")
         if self.chunk_size < 1:
             raise UserError(f"mixer.chunk_size is {self.chunk_size}; expected 1 or more tokens.")
+        if self.state_dim is not None and self.state_dim < 1:
+            raise UserError(f"mixer.state_dim is {self.state_dim}; expected 1 or more, or none for the head width.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,10 @@ class TemporalBranchConfig:
     enabled: bool = True
     causal: bool = True
     mixer: Literal["attention", "ssd"] = "attention"
+
+    def __post_init__(self) -> None:
+        if self.mixer == "ssd" and not self.causal:
+            raise UserError('temporal_branch.mixer is "ssd" and causal is off; a scan over time is always causal.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,12 @@ class DenoiserConfig:
             raise UserError(
                 f"rope_axes_dims is {list(self.rope_axes_dims)}; expected even numbers that sum to "
                 f"attention_head_dim = {self.attention_head_dim}."
+            )
+        state_dim = self.mixer.state_dim or self.attention_head_dim
+        if self.mixer.positions == "rope" and state_dim != self.attention_head_dim:
+            raise UserError(
+                f"mixer.state_dim is {state_dim}, but rotary positions need the head width {self.attention_head_dim}; "
+                'set mixer.positions to "added" or "none", or leave state_dim out.'
             )
         unknown = set(self.recomposition.scan_paths) - set("abcdefgh")
         if unknown or not self.recomposition.scan_paths:

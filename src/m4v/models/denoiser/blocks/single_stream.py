@@ -21,7 +21,7 @@ class SingleStreamBlock(nn.Module):
     Args:
         config: Network configuration.
         mixer: Maps modulated tokens and context to mixed tokens.
-        temporal_branch: Maps the same to a residual; a `NoTemporalBranch` for attention blocks.
+        temporal_branch: Adds its part to the block's output; a `NoTemporalBranch` for attention blocks.
     """
 
     def __init__(self, config: DenoiserConfig, mixer: nn.Module, temporal_branch: nn.Module | None = None) -> None:

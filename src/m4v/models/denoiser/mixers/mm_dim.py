@@ -37,16 +37,20 @@ class MMDiMMixer(nn.Module):
     def __init__(self, config: DenoiserConfig, scan_path: str) -> None:
         super().__init__()
         width, heads, head_dim = config.width, config.num_attention_heads, config.attention_head_dim
+        state_dim = config.mixer.state_dim or head_dim
         self.options = config.mixer
         self.scan_path = scan_path
         self.num_heads = heads
-        self.in_proj = nn.Linear(width, 4 * width + heads)
+        # Channels of [z, x, B, C, dt].
+        self.splits = (width, width, heads * state_dim, heads * state_dim, heads)
+        conv_dim = sum(self.splits[1:4])
+        self.in_proj = nn.Linear(width, sum(self.splits))
         if self.options.conv_width:
-            self.conv_weight = nn.Parameter(torch.empty(3 * width, self.options.conv_width))
-            self.conv_bias = nn.Parameter(torch.empty(3 * width))
+            self.conv_weight = nn.Parameter(torch.empty(conv_dim, self.options.conv_width))
+            self.conv_bias = nn.Parameter(torch.empty(conv_dim))
         if self.options.qk_norm:
-            self.norm_b = HeadNorm(head_dim)
-            self.norm_c = HeadNorm(head_dim)
+            self.norm_b = HeadNorm(state_dim)
+            self.norm_c = HeadNorm(state_dim)
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
@@ -74,13 +78,13 @@ class MMDiMMixer(nn.Module):
         scan = context.scan_orders[self.scan_path]
         projected = self.in_proj(tokens)
         scanned = recompose(projected, self._register_rows(projected), scan.bound.order)
-        z, xbc, dt = scanned.split([tokens.shape[-1], 3 * tokens.shape[-1], self.num_heads], dim=-1)
+        z, xbc, dt = scanned.split([self.splits[0], sum(self.splits[1:4]), self.splits[4]], dim=-1)
         is_real = scan.bound.is_real[..., None]
 
         if self.options.conv_width:
             # Rows of padding are zeroed so that the first real tokens see zeros before them, not bias.
             xbc = F.silu(causal_conv(xbc * is_real, self.conv_weight, self.conv_bias))
-        x, B, C = (part.unflatten(-1, (self.num_heads, -1)) for part in xbc.chunk(3, dim=-1))
+        x, B, C = (part.unflatten(-1, (self.num_heads, -1)) for part in xbc.split(self.splits[1:4], dim=-1))
         if self.options.qk_norm:
             B, C = self.norm_b(B), self.norm_c(C)
         if scan.rotary is not None:
