@@ -18,7 +18,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> PerfectPipeline:
     facts = SimpleNamespace(generation_defaults=GenerationDefaults(), device="cpu", dtype="torch.float32")
     for name, value in vars(facts).items():
         setattr(perfect, name, value)
-    monkeypatch.setattr(evaluate, "_open", lambda model, arguments: perfect)
+    monkeypatch.setattr(evaluate, "open_pipeline", lambda model, device, dtype: perfect)
     return perfect
 
 

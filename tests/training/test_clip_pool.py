@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from m4v.core.errors import UserError
+from m4v.data.pixels import to_pixels
 from m4v.data.source import UnusableClip
-from m4v.training.clip_pool import load_clips, stack_clips, to_pixels
+from m4v.training.clip_pool import load_clips, stack_clips
 from m4v.training.progress import ignore_progress
 from m4v.training.sources import PartOfSource, PooledSource
 from tests.training.conftest import moving_square

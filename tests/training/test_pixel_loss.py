@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from m4v.training.clip_pool import to_pixels
+from m4v.data.pixels import to_pixels
 from m4v.training.config import PixelLossConfig
 from m4v.training.pixel_loss import focus_weights, pixel_loss, psnr
 

@@ -156,6 +156,7 @@ class M4VPipeline(DiffusionPipeline):
         precision = dtype or torch_dtype or torch.float32
         pipeline: M4VPipeline = super().from_pretrained(str(folder), dtype=precision, **kwargs)
         pipeline._training_facts = read_training_facts(folder)
+        _align_weights(pipeline)
         return pipeline
 
     def save_pretrained(
@@ -412,6 +413,16 @@ class M4VPipeline(DiffusionPipeline):
             raise UserError(f"The image is {pixels.dtype} of shape {pixels.shape}; expected uint8 (height, width, 3).")
         size = self.vae.compression.video_shape(shape)
         return to_pixels(torch.from_numpy(resize_cover(pixels, size.height, size.width)[None, None]))
+
+
+def _align_weights(pipeline: DiffusionPipeline) -> None:
+    """Copy weights out of the mapped file, where they start at odd addresses.
+
+    Kernels round differently at other alignments, and the same seed must give the same video after any loading.
+    """
+    for part in pipeline.components.values():
+        for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
+            parameter.data = parameter.data.clone()
 
 
 def _first_given(*values: Any) -> Any:

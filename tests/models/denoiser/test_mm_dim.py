@@ -52,6 +52,7 @@ def _plain_mixer(mixer: MMDiMMixer, config: DenoiserConfig, tokens: Tensor, layo
     """What the mixer's docstrings say, one sample at a time, with the mixer's own weights."""
     weights = dict(mixer.state_dict())
     heads, width = config.num_attention_heads, config.width
+    state = heads * (config.mixer.state_dim or config.attention_head_dim)
     if config.mixer.positions == "added":
         # Its table has a test of its own; here it only has to be added.
         context = sequence_context(config, layout, tokens[:, 0], prompts(LENGTHS).mask)
@@ -67,11 +68,11 @@ def _plain_mixer(mixer: MMDiMMixer, config: DenoiserConfig, tokens: Tensor, layo
         rows = recompose_slowly(tokens[sample : sample + 1], registers, [sequence], NUM_TEXT)
         projected = rows @ weights["in_proj.weight"].T + weights["in_proj.bias"]
         real = torch.tensor([row.is_real for row in sequence]).double()[None, :, None]
-        z, xbc, dt = projected.split([width, 3 * width, heads], dim=-1)
+        z, xbc, dt = projected.split([width, width + 2 * state, heads], dim=-1)
         if config.mixer.conv_width:
             pre = conv_recurrence(xbc * real, weights["conv_weight"], weights["conv_bias"])
             xbc = pre / (1 + torch.exp(-pre))
-        x, B, C = (part.unflatten(-1, (heads, -1)) for part in xbc.split(width, dim=-1))
+        x, B, C = (part.unflatten(-1, (heads, -1)) for part in xbc.split([width, state, state], dim=-1))
         if config.mixer.qk_norm:
             B, C = (
                 part / (part.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weights[f"{name}.weight"]
