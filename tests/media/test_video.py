@@ -13,6 +13,8 @@ import pytest
 from m4v.core.errors import UserError
 from m4v.media.media_error import MediaError
 from m4v.media.video import decode_frames, probe, read_video, write_video
+from m4v.toybox.renderer import render
+from m4v.toybox.scene import sample_scene
 
 
 def moving_square(num_frames: int = 9, height: int = 48, width: int = 64) -> np.ndarray:
@@ -192,3 +194,19 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(target)], capture_output=True, text=True, check=True)
     assert "Cannot write" in json.loads(done.stdout)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_frames_give_equal_files(tmp_path: Path) -> None:
+    """With memory stirred between writes: what the encoder must not look at."""
+    written: list[set[bytes]] = []
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        frames = render(sample_scene(0, index, "xs"), num_frames=5).frames
+        files = set()
+        for _ in range(8):
+            stirred = [rng.integers(0, 255, size, dtype=np.uint8) for size in rng.integers(500, 200_000, 40)]
+            del stirred
+            write_video(tmp_path / "clip.mp4", frames, 8.0)
+            files.add((tmp_path / "clip.mp4").read_bytes())
+        written.append(files)
+    assert [len(files) for files in written] == [1, 1, 1]

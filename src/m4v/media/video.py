@@ -94,7 +94,8 @@ def _encode(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, ...], fp
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(quality)}
+        # The macroblock tree reads memory it has not written at small sizes: equal frames would give unequal files.
+        stream.options = {"crf": str(quality), "x264-params": "mbtree=0"}
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = ColorRange.MPEG
