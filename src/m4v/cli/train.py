@@ -90,6 +90,8 @@ def run(arguments: TrainArguments) -> None:
     for flag, value in (("--max-minutes", arguments.max_minutes), ("--max-steps", arguments.max_steps)):
         if value is not None and value <= 0:
             raise UserError(f"{flag} is {value}; expected a number above 0.")
+    if arguments.data is not None and not arguments.data.is_dir():
+        raise UserError(f"{arguments.data} is not a folder; give --data a folder of videos with captions.")
     say(f"Preparing recipe {recipe.name} in {run_folder} ...")
     from m4v.core.devices import choose_device
     from m4v.training.run import train
