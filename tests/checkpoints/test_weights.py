@@ -5,9 +5,8 @@ import stat
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
-from m4v.checkpoints.weights import compare_shapes, file_sha256, load_into, load_tensors, read_shapes, save_tensors
+from m4v.checkpoints.weights import compare_shapes, file_sha256, load_tensors, read_shapes, save_tensors
 from m4v.core.errors import UserError
 
 
@@ -63,19 +62,6 @@ def test_other_files_are_refused(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.safetensors"):
         load_tensors(tmp_path / "none.safetensors")
-
-
-def test_load_into_is_strict_and_says_what_differs():
-    module = nn.Linear(3, 2)
-    load_into(module, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, "w.safetensors")
-    assert torch.equal(module.weight, torch.ones(2, 3))
-    with pytest.raises(UserError) as caught:
-        load_into(module, {"weight": torch.ones(3, 3), "extra": torch.zeros(2)}, "w.safetensors")
-    message = str(caught.value)
-    assert "weight is (3, 3), needed (2, 3)" in message
-    assert "1 missing (bias)" in message
-    assert "1 unknown (extra)" in message
-    assert torch.equal(module.weight, torch.ones(2, 3))
 
 
 def test_long_differences_are_shortened():

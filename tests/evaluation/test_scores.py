@@ -56,7 +56,6 @@ def test_confusion_counts_pairs():
     assert table.rows == ("red", "blue")
     assert table.columns == ("red", "blue", "green")
     assert table.counts == ((1, 1, 1), (0, 2, 0))
-    assert table.mistakes() == [("red", "blue", 1), ("red", "green", 1)]
     assert table.to_json() == {"red": {"red": 1, "blue": 1, "green": 1}, "blue": {"blue": 2}}
 
 

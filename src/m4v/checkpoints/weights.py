@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from m4v.core.errors import UserError
 from m4v.core.files import atomic_path
@@ -127,27 +127,6 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             "Restore or download it again."
         )
     return shapes
-
-
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy a state dict into a module; every name and shape must agree.
-
-    Args:
-        module: Receives the values, in its own dtype.
-        tensors: The state dict.
-        where: What the tensors are, for the message, for example a file name.
-
-    Raises:
-        UserError: naming the first differences.
-    """
-    needed = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    difference = compare_shapes(needed, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    if difference:
-        raise UserError(
-            f"{where} does not fit {type(module).__name__}: tensors {difference}. "
-            "It belongs to a model of another configuration; load it with the configuration it was saved with."
-        )
-    module.load_state_dict(dict(tensors), strict=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -139,16 +139,6 @@ class Confusion:
     columns: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
-    def mistakes(self) -> list[tuple[str, str, int]]:
-        """Return (expected, seen, how often) of what was mistaken, most frequent first."""
-        found = [
-            (row, column, count)
-            for row, line in zip(self.rows, self.counts, strict=True)
-            for column, count in zip(self.columns, line, strict=True)
-            if count and row != column
-        ]
-        return sorted(found, key=lambda item: -item[2])
-
     def to_json(self) -> dict[str, dict[str, int]]:
         """Return expected -> seen -> count, zeros left out."""
         return {
