@@ -11,14 +11,14 @@ def test_only_matrices_outside_the_state_space_are_decayed(networks):
     }
     leaves = {name.rsplit(".", 1)[-1] for name in decayed}
     assert "weight" in leaves
-    assert not leaves & {"A_log", "dt_bias", "D", "bias"}
+    assert not leaves & {"A_log", "dt_bias", "D_skip", "bias"}
     for name, value in networks.transformer.named_parameters():
         if value.ndim < 2:
             assert name not in decayed
 
 
 def test_matrix_shaped_state_space_parameters_are_not_decayed():
-    for leaf in ("A_log", "dt_bias", "D"):
+    for leaf in ("A_log", "dt_bias", "D_skip"):
         assert not is_decayed(f"transformer/blocks.0.{leaf}", torch.zeros(4, 4))
 
 

@@ -34,7 +34,7 @@ def denoiser_parameters(arguments: Mapping[str, Any]) -> ParameterCount:
     return ParameterCount(
         total=count_parameters(model),
         embedders=sum(map(count_parameters, embedders)),
-        dual_blocks=count_parameters(model.dual_blocks),
-        single_blocks=count_parameters(model.single_blocks),
+        dual_blocks=count_parameters(model.transformer_blocks),
+        single_blocks=count_parameters(model.single_transformer_blocks),
         head=count_parameters(model.norm_out) + count_parameters(model.proj_out),
     )

@@ -1,7 +1,6 @@
 """What a token sequence is made of: text and frames of several sizes, oldest frame first (Eq. 4, Fig. 2c)."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 
@@ -33,19 +32,19 @@ class SequenceLayout:
         frames: Token grids in temporal order.
         num_text_tokens: Length of the padded prompt.
         num_noisy_frames: How many of the last frames are being denoised; all before them are history.
+        frame_starts: Derived: index of each frame's first token among the video tokens, plus the total as last entry.
     """
 
     frames: tuple[FrameGrid, ...]
     num_text_tokens: int
     num_noisy_frames: int = 1
+    frame_starts: tuple[int, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         assert 1 <= self.num_noisy_frames <= len(self.frames), (self.num_noisy_frames, len(self.frames))
-
-    @cached_property
-    def frame_starts(self) -> tuple[int, ...]:
-        """Index of each frame's first token among the video tokens, plus the total as last entry."""
-        return tuple(accumulate((frame.num_tokens for frame in self.frames), initial=0))
+        # A plain value, not a cached property: graph compilers follow this one.
+        starts = tuple(accumulate((frame.num_tokens for frame in self.frames), initial=0))
+        object.__setattr__(self, "frame_starts", starts)
 
     @property
     def num_video_tokens(self) -> int:

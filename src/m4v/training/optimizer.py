@@ -10,7 +10,7 @@ from m4v.training.ema import named_parameters
 
 # State-space parameters act through an exponential or a gate: decaying them towards zero changes time constants
 # instead of regularising (Mamba-2 trains them without decay too).
-_NEVER_DECAYED = frozenset({"A_log", "dt_bias", "D"})
+_NEVER_DECAYED = frozenset({"A_log", "dt_bias", "D_skip"})
 
 
 def is_decayed(name: str, parameter: Tensor) -> bool:

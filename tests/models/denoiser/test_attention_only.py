@@ -172,10 +172,10 @@ class PlainFlux:
                 time += 1
         streams = {"text": [self.linear("text_embedder", token) for token in text], "video": video}
         for layer in range(2):
-            streams = self.dual_block(f"dual_blocks.{layer}", streams, embedding)
+            streams = self.dual_block(f"transformer_blocks.{layer}", streams, embedding)
         tokens = streams["text"] + streams["video"]
         for layer in range(2):
-            tokens = self.single_block(f"single_blocks.{layer}", tokens, embedding)
+            tokens = self.single_block(f"single_transformer_blocks.{layer}", tokens, embedding)
 
         scale, shift = self.modulation("norm_out", embedding, 2)
         velocity = torch.zeros_like(clips[-1])

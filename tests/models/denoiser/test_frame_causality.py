@@ -161,8 +161,8 @@ class _Recorder:
         self.outputs: list[Tensor] = []
         self.single_inputs: list[Tensor] = []
         self.hold_text = hold_text
-        self.handles: list[Any] = [block.register_forward_hook(self._dual) for block in model.dual_blocks]
-        for block in model.single_blocks:
+        self.handles: list[Any] = [block.register_forward_hook(self._dual) for block in model.transformer_blocks]
+        for block in model.single_transformer_blocks:
             self.handles.append(block.register_forward_pre_hook(self._before))
             self.handles.append(block.register_forward_hook(self._single))
 

@@ -67,11 +67,12 @@ def _plain_mixer(mixer: MMDiMMixer, config: DenoiserConfig, tokens: Tensor, layo
         )
         rows = recompose_slowly(tokens[sample : sample + 1], registers, [sequence], NUM_TEXT)
         projected = rows @ weights["in_proj.weight"].T + weights["in_proj.bias"]
+        dt = rows @ weights["dt_proj.weight"].T + weights["dt_proj.bias"]
         real = torch.tensor([row.is_real for row in sequence]).double()[None, :, None]
-        z, xbc, dt = projected.split([width, width + 2 * state, heads], dim=-1)
+        z, xbc = projected.split([width, width + 2 * state], dim=-1)
         if config.mixer.conv_width:
             pre = conv_recurrence(xbc * real, weights["conv_weight"], weights["conv_bias"])
-            xbc = pre / (1 + torch.exp(-pre))
+            xbc = pre / (1 + torch.exp(-pre)) if config.mixer.conv_activation == "silu" else pre
         x, B, C = (part.unflatten(-1, (heads, -1)) for part in xbc.split([width, state, state], dim=-1))
         if config.mixer.qk_norm:
             B, C = (
@@ -82,7 +83,7 @@ def _plain_mixer(mixer: MMDiMMixer, config: DenoiserConfig, tokens: Tensor, layo
             B, C = (_rotated(part[0], layout, sequence, config.rope_axes_dims)[None] for part in (B, C))
         step = torch.log1p(torch.exp(dt + weights["dt_bias"])) * real
         y, _ = ssd_recurrence(
-            x, step, -weights["A_log"].exp(), B, C, weights["D"], discretisation=config.mixer.discretisation
+            x, step, -weights["A_log"].exp(), B, C, weights["D_skip"], discretisation=config.mixer.discretisation
         )
         normed = gated_norm_formula(y, z.unflatten(-1, (heads, -1)), weights["norm_weight"])
         outputs.append(invert_slowly(normed.flatten(2), [sequence], NUM_TEXT, tokens.shape[1]))
@@ -97,6 +98,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no registers": {"recomposition": {"registers": False}},
     "no conv": {"mixer": {"conv_width": 0}},
     "short conv": {"mixer": {"conv_width": 2}},
+    "conv without SiLU": {"mixer": {"conv_activation": "none"}},
     "no norm on B and C": {"mixer": {"qk_norm": False}},
     "zero-order hold": {"mixer": {"discretisation": "zoh"}},
     "no positions": {"mixer": {"positions": "none"}},
@@ -159,5 +161,5 @@ def test_starts_with_mamba_2_ranges() -> None:
     assert step.min() >= 0.99e-3
     assert step.max() <= 1.01e-1
     assert step.max() / step.min() > 10  # spread over the range, not bunched
-    assert torch.equal(mixer.D, torch.ones(64))
+    assert torch.equal(mixer.D_skip, torch.ones(64))
     assert mixer.registers.rows.std() < 0.03

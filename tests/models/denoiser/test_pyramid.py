@@ -120,7 +120,7 @@ def test_a_fresh_model_predicts_zero_and_blocks_start_as_the_identity() -> None:
     assert torch.equal(_run(model), torch.zeros(2, 4, 1, 8, 16))
     torch.nn.init.normal_(model.proj_out.weight)
     seen: list[Tensor] = []
-    for block in model.single_blocks:
+    for block in model.single_transformer_blocks:
         block.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
     _run(model)
     assert len(seen) == 4
@@ -175,7 +175,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     plain = _gradients(model)
     model.enable_gradient_checkpointing()
     runs = []
-    handle = model.single_blocks[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    handle = model.single_transformer_blocks[0].register_forward_pre_hook(lambda *_: runs.append(1))
     checkpointed = _gradients(model)
     handle.remove()
     assert len(runs) == 2  # once forward, once again in backward
@@ -229,7 +229,7 @@ def test_loading_in_half_precision_keeps_decay_and_step_wide(tmp_path: Path) -> 
     model.save_pretrained(tmp_path)
     half = M4VTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     wide = {name.rpartition(".")[2] for name, value in half.named_parameters() if value.dtype == torch.float32}
-    assert wide == {"A_log", "dt_bias", "D"}
+    assert wide == {"A_log", "dt_bias", "D_skip"}
     with torch.no_grad():
         velocity = _run(half, torch.bfloat16)
         assert velocity.dtype == torch.bfloat16

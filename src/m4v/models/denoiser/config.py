@@ -14,6 +14,8 @@ class MixerConfig:
 
     Attributes:
         conv_width: Taps of the causal convolution on x, B and C; 0 leaves convolution and its SiLU out.
+        conv_activation: What follows the convolution: "silu" as in Mamba-2, or "none", with which a model converted
+            from attention (Appendix D.2) begins with the very products of queries and keys it had.
         qk_norm: Per-head RMSNorm on B and C after conv and SiLU, where the attention base has it on keys and queries.
         positions: "rope" rotates B and C by each token's own position; "added" adds sine waves to the tokens before
             projection (first row of Table 3, other reading); "none" leaves order to the scan.
@@ -24,6 +26,7 @@ class MixerConfig:
     """
 
     conv_width: int = 4
+    conv_activation: Literal["silu", "none"] = "silu"
     qk_norm: bool = True
     positions: Literal["rope", "added", "none"] = "rope"
     discretisation: Literal["euler", "zoh"] = "euler"

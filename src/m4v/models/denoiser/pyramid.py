@@ -51,7 +51,7 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012 - the library reads a list here
     _repeated_blocks = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012
-    _keep_in_fp32_modules = ["A_log", "dt_bias", "D"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["A_log", "dt_bias", "D_skip"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -82,8 +82,10 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.time_text_embed = TimeTextEmbedding(width, pooled_text_dim)
         self.text_embedder = nn.Linear(text_dim, width)
         self.video_embedder = nn.Linear(token_dim, width)
-        self.dual_blocks = nn.ModuleList(MMDiTBlock(config) for _ in range(num_dual_layers))
-        self.single_blocks = nn.ModuleList(single_stream_block(config, layer) for layer in range(num_single_layers))
+        self.transformer_blocks = nn.ModuleList(MMDiTBlock(config) for _ in range(num_dual_layers))
+        self.single_transformer_blocks = nn.ModuleList(
+            single_stream_block(config, layer) for layer in range(num_single_layers)
+        )
         self.norm_out = Modulation(width, 2)
         self.proj_out = nn.Linear(width, token_dim)
         self.gradient_checkpointing = False
@@ -129,10 +131,10 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         patches = torch.cat([patchify(clip.latents, config.patch_size) for clip in clips], dim=1)
         video_tokens = self.video_embedder(patches)
         text_tokens = self.text_embedder(text.tokens)
-        for dual_block in self.dual_blocks:
+        for dual_block in self.transformer_blocks:
             text_tokens, video_tokens = self._run(dual_block, text_tokens, video_tokens, context)
         tokens = torch.cat([text_tokens, video_tokens], dim=1)
-        for single_block in self.single_blocks:
+        for single_block in self.single_transformer_blocks:
             tokens = self._run(single_block, tokens, context)
 
         noisy_tokens = tokens[:, layout.num_text_tokens + layout.num_history_tokens :]
