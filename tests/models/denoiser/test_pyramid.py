@@ -48,7 +48,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "zero-order hold": {"mixer": {"discretisation": "zoh"}},
     "small chunks": {"mixer": {"chunk_size": 8}},
     "attention over all frames": {"temporal_causal_attention": False},
-    "rounded timesteps": {"round_timesteps_to_bfloat16": True},
     "patches of 2": {"patch_size": 2},
     "no dual blocks": {"num_dual_layers": 0},
 }
@@ -149,11 +148,22 @@ def test_clips_may_be_cut_anywhere() -> None:
 
 
 def test_rounded_timesteps_are_those_of_the_half_precision_pipeline() -> None:
+    half = torch.bfloat16
+    rounded, exact = random_model(round_timesteps_to_bfloat16=True).to(half), random_model().to(half)
+    timesteps = torch.tensor([744.256, 1.385])
+    clips, text = _clips(half), prompts(dtype=half)
+    with torch.no_grad():
+        velocity = rounded(clips, timesteps, text)
+        assert torch.equal(velocity, exact(clips, timesteps.bfloat16().float(), text))
+        assert not torch.equal(velocity, exact(clips, timesteps, text))
+
+
+def test_full_precision_rounds_no_timesteps() -> None:
     rounded, exact = random_model(round_timesteps_to_bfloat16=True), random_model()
     timesteps = torch.tensor([744.256, 1.385], dtype=torch.float64)
     with torch.no_grad():
         velocity = rounded(_clips(torch.float64), timesteps, prompts())
-        assert torch.equal(velocity, exact(_clips(torch.float64), timesteps.bfloat16().double(), prompts()))
+        assert torch.equal(velocity, exact(_clips(torch.float64), timesteps, prompts()))
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

@@ -89,7 +89,8 @@ class DenoiserConfig:
         rope_axes_dims: Channels of a head for time, height and width.
         mixer_plan: A name of Table 4, or one kind per single-stream block.
         temporal_causal_attention: Frames attend to themselves and earlier frames only (Sec. 3.1).
-        round_timesteps_to_bfloat16: Round timesteps as the public half-precision pipeline does.
+        round_timesteps_to_bfloat16: Round timesteps when the latents are bfloat16, as the released Pyramid-Flow pipeline
+            does; full precision is never rounded.
     """
 
     in_channels: int = 16

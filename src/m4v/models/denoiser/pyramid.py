@@ -123,7 +123,7 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         config = self.settings
         layout = sequence_layout(clips, config.patch_size, text.tokens.shape[1])
-        if config.round_timesteps_to_bfloat16:
+        if config.round_timesteps_to_bfloat16 and clips[-1].latents.dtype == torch.bfloat16:
             timesteps = timesteps.to(torch.bfloat16)
         embedding = self.time_text_embed(timesteps, text.pooled)
         context = sequence_context(config, layout, embedding, text.mask)
