@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from m4v.models.denoiser.pyramid import M4VTransformer3DModel as M4VTransformer3DModel
+    from m4v.models.denoiser.wan import WanM4VTransformer3DModel as WanM4VTransformer3DModel
     from m4v.models.vae.causal_video_vae import CausalVideoVAE as CausalVideoVAE
     from m4v.pipelines.m4v_pipeline import M4VPipeline as M4VPipeline
+    from m4v.pipelines.wan_pipeline import WanM4VPipeline as WanM4VPipeline
 
 __version__ = "0.1.0"
 
@@ -21,9 +23,18 @@ _HOME_OF = {
     "CausalVideoVAE": "m4v.models.vae.causal_video_vae",
     "M4VPipeline": "m4v.pipelines.m4v_pipeline",
     "M4VTransformer3DModel": "m4v.models.denoiser.pyramid",
+    "WanM4VPipeline": "m4v.pipelines.wan_pipeline",
+    "WanM4VTransformer3DModel": "m4v.models.denoiser.wan",
 }
 
-__all__ = ["CausalVideoVAE", "M4VPipeline", "M4VTransformer3DModel", "__version__"]
+__all__ = [
+    "CausalVideoVAE",
+    "M4VPipeline",
+    "M4VTransformer3DModel",
+    "WanM4VPipeline",
+    "WanM4VTransformer3DModel",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -65,8 +65,11 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_long_differences_are_shortened():
-    difference = compare_shapes({f"layer{number}": (1,) for number in range(9)}, {})
-    assert str(difference) == "9 missing (layer0, layer1, layer2, layer3, and 5 more)"
+    difference = compare_shapes({f"layer{number}": (1,) for number in range(12)}, {})
+    assert (
+        str(difference)
+        == "12 missing (layer0, layer1, layer2, layer3, layer4, layer5, layer6, layer7, layer8, layer9, and 2 more)"
+    )
     assert not compare_shapes({"a": (1,), "tied": (2,)}, {"a": (1,)}, optional=frozenset({"tied"}))
 
 

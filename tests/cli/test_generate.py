@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from m4v.cli import generate
+from m4v.flow.guidance import LinearDecay
 from m4v.media.video import probe, read_video
+from m4v.pipelines.m4v_pipeline import M4VPipeline
+from tests.pipelines.debug_parts import DEFAULTS, debug_pipeline
+from tests.pipelines.wan_parts import wan_pipeline
 
 PROMPT = "a red ball rolls to the right"
 
@@ -98,6 +103,73 @@ def test_longer_than_training_is_noted(m4v):
     assert "--history-window" in outcome.err
 
 
+def test_peak_memory_is_said_and_reported(m4v, tmp_path):
+    outcome = m4v("generate", PROMPT, "--json", "r.json", "--out", "v.mp4")
+    peak = json.loads((tmp_path / "r.json").read_text())["peak_memory_bytes"]
+    assert 50 * 2**20 < peak < 64 * 2**30
+    assert f"Peak memory: {peak / 2**30:.2f} GiB (cpu)." in outcome.err.splitlines()[-1]
+
+
+def test_guidance_flags_and_tiling_reach_the_pipeline(m4v, monkeypatch):
+    seen = {}
+    original = M4VPipeline.stream
+
+    def stream(pipeline, prompt, **options):
+        seen.update(options, tiling=pipeline.vae.tiling, chunk=pipeline.vae.units_per_chunk)
+        return original(pipeline, prompt, **options)
+
+    monkeypatch.setattr(M4VPipeline, "stream", stream)
+    assert m4v("generate", PROMPT, "--guidance", 4, "--guidance-decay", 0.5, "--self-guidance", 0.25).code == 0
+    assert (seen["guidance_scale"], seen["guidance_decay"], seen["self_guidance_scale"]) == (4.0, 0.5, 0.25)
+    assert "video_guidance_scale" not in seen
+    assert seen["decode_last"]
+    assert seen["tiling"] is None
+    assert m4v("generate", PROMPT, "--guidance-decay", "0.5,1.5", "--tiling").code == 0
+    assert seen["guidance_decay"] == LinearDecay(slope=0.5, minimum=1.5)
+    assert (seen["tiling"].tile_size, seen["chunk"]) == (256, 1)
+
+
+def test_a_crop_and_an_untrained_size_are_said(m4v, tmp_path):
+    debug_pipeline(defaults=replace(DEFAULTS, trained_sizes=((32, 32),))).save_pretrained(tmp_path / "model")
+    Image.fromarray(np.full((40, 80, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    outcome = m4v("generate", PROMPT, "--model", "model", "--image", "first.png", "--height", 64, "--num", 2)
+    assert outcome.code == 0
+    assert outcome.err.count("not trained for 32x64 pixels") == 1
+    assert outcome.err.count("cut off: 30 columns at the left, 30 at the right.") == 1
+
+
+def test_float16_is_refused_where_it_overflows(m4v, tmp_path):
+    debug_pipeline(defaults=replace(DEFAULTS, float16_overflows=True)).save_pretrained(tmp_path / "model")
+    outcome = m4v("generate", PROMPT, "--model", "model", "--dtype", "float16")
+    assert outcome.code == 2
+    assert "Use bfloat16" in outcome.err
+
+
+def test_a_wan_folder_is_opened_with_its_own_pipeline(m4v, tmp_path):
+    wan_pipeline().save_pretrained(tmp_path / "wan")
+    outcome = m4v("generate", PROMPT, "--model", "wan", "--out", "v.mp4", "--json", "r.json", "--tiling")
+    assert outcome.code == 0, outcome.err
+    assert "Making 1 video of 5 frames, 48x32 pixels, with wan on cpu (float32)." in outcome.err
+    info = probe(tmp_path / "v.mp4")
+    assert (info.height, info.width, info.fps) == (32, 48, 16.0)
+    assert json.loads((tmp_path / "r.json").read_text())["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--history-window", 2], "history_window is given, but a Wan model"),
+        (["--self-guidance", 0.5], "self_guidance_scale is given, but a Wan model"),
+        (["--steps", "3,3"], "give one number"),
+    ],
+)
+def test_what_wan_has_not_is_refused(m4v, tmp_path, words, message):
+    wan_pipeline().save_pretrained(tmp_path / "wan")
+    outcome = m4v("generate", PROMPT, "--model", "wan", *words)
+    assert outcome.code == 2
+    assert message in " ".join(outcome.err.split())
+
+
 @pytest.fixture
 def broken_models(bundle, tmp_path):
     """Model folders, each with one fault."""
@@ -134,6 +206,14 @@ def broken_models(bundle, tmp_path):
         (["generate", PROMPT, "--steps", "0"], "at least 1 step"),
         (["generate", PROMPT, "--guidance", "1,2,3"], "--guidance is 1,2,3"),
         (["generate", PROMPT, "--guidance=-1"], "-1"),
+        (["generate", PROMPT, "--guidance", "7,5", "--guidance-decay", "0.5"], "give one of the two"),
+        (["generate", PROMPT, "--guidance-decay", "1,2,3"], "--guidance-decay is 1,2,3"),
+        (["generate", PROMPT, "--guidance-decay=-1"], "slope -1.0"),
+        (["generate", PROMPT, "--guidance-decay", "slow"], "--guidance-decay is 'slow'"),
+        (["generate", PROMPT, "--self-guidance=-1"], "self-guidance weight is -1"),
+        (["generate", PROMPT, "--offload", "model", "--device", "cpu"], "the device is the CPU"),
+        (["generate", PROMPT, "--offload", "sequential", "--device", "cpu"], "the device is the CPU"),
+        (["generate", PROMPT, "--offload", "disk"], "disk"),
         (["generate", PROMPT, "--history-window", "0"], "history_window is 0"),
         (["generate", PROMPT, "--seed", "-1"], "seed is -1"),
         (["generate", PROMPT, "--num", "0"], "--num is 0"),

@@ -1,5 +1,6 @@
 """Schedule tables against the constants of the released Pyramid-Flow scheduler."""
 
+import itertools
 import math
 
 import pytest
@@ -45,6 +46,25 @@ def test_timestep_tables_of_the_released_schedule() -> None:
     assert SCHEDULE.level_sigmas.shape == (1000,)
     assert SCHEDULE.level_sigmas[0] == 1
     assert SCHEDULE.level_sigmas[-1] == pytest.approx(0.001, abs=1e-8)
+
+
+def test_timesteps_are_shared_by_the_noise_each_level_removes() -> None:
+    """Cumulative shares 0.2561559 and 0.6148049 of the noise, cut to whole timesteps: 1000, 744, 386, 1."""
+    lengths = [0.333, 0.46623996, 0.50074962]
+    shares = [sum(lengths[:count]) / sum(lengths) for count in (1, 2)]
+    assert shares == pytest.approx([0.2561559, 0.6148049], abs=1e-7)
+    edges = [1000 - int(1000 * share) for share in (0.0, *shares)] + [1]
+    assert edges == [1000, 744, 386, 1]
+    for level, (first, last) in enumerate(itertools.pairwise(edges)):
+        expected = [first + (last - first) * row / 1000 for row in range(1000)]
+        assert SCHEDULE.timesteps[level].tolist() == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_clock_of_ten_steps() -> None:
+    """Even steps from 1 to 0.001, and a last short one to 0; the same on every level."""
+    expected = [1 - 0.111 * step for step in range(10)] + [0.0]
+    for level in range(3):
+        assert SCHEDULE.inference_steps(level, 10).level_sigmas.tolist() == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("expected", [TEN_STEPS, TWENTY_STEPS], ids=["10 steps", "20 steps"])

@@ -16,6 +16,7 @@ from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.models.vae.config import CausalVideoVAEConfig
 from m4v.pipelines.config import GenerationDefaults
 from m4v.pipelines.m4v_pipeline import M4VPipeline
+from tests.models.text.debug_encoders import CLIP_DIM, T5_DIM, text_parts
 
 WORDS = ("a", "red", "blue", "ball", "cube", "rolls", "to", "the", "right", "left", "and", "stops")
 DEFAULTS = GenerationDefaults(
@@ -45,6 +46,17 @@ def debug_parts(seed: int = 0) -> dict[str, Any]:
         }
         for name in ("transformer", "vae"):
             _stir(parts[name])
+    return parts
+
+
+def two_encoder_parts(seed: int = 0) -> dict[str, Any]:
+    """The same with Pyramid-Flow's kind of text parts: CLIP and T5, each with its tokenizer."""
+    parts = debug_parts(seed) | text_parts(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        widths = {"text_dim": T5_DIM, "pooled_text_dim": CLIP_DIM}
+        parts["transformer"] = M4VTransformer3DModel(**denoiser_preset("debug") | widths).eval()
+        _stir(parts["transformer"])
     return parts
 
 

@@ -1,6 +1,8 @@
 """The pipeline on real debug-size parts: sizes, seeds, streaming, images, callbacks, and what it refuses."""
 
+import json
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -237,3 +239,29 @@ def test_suffix_and_negative_default_are_applied():
     suffixed = debug_pipeline(defaults=replace(DEFAULTS, prompt_suffix=" and stops", negative_prompt="blue"))
     expected = latents(plain, PROMPT + " and stops", negative_prompt="blue", seed=0)
     assert torch.equal(latents(suffixed, seed=0), expected)
+
+
+def test_a_folder_without_autoencoder_names_it_and_takes_the_callers(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": [None, None]}))
+    shutil.rmtree(tmp_path / "model" / "vae")
+    with pytest.raises(UserError, match=r"has no vae\. Bring one, from_pretrained\(\.\.\., vae="):
+        M4VPipeline.from_pretrained(tmp_path / "model")
+    brought = M4VPipeline.from_pretrained(tmp_path / "model", vae=pipeline.vae)
+    brought.set_progress_bar_config(disable=True)
+    assert np.array_equal(brought(PROMPT, seed=0).frames, pipeline(PROMPT, seed=0).frames)
+
+
+def test_decoding_last_changes_nothing_but_when_frames_come(pipeline):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append(step)
+
+    first = next(pipeline.stream(PROMPT, seed=1, callback_on_step_end=callback))
+    assert len(seen) < pipeline.num_timesteps
+    seen.clear()
+    late = pipeline.stream(PROMPT, seed=1, callback_on_step_end=callback, decode_last=True)
+    assert np.array_equal(next(late), first)
+    assert len(seen) == pipeline.num_timesteps

@@ -44,7 +44,7 @@ class Recorder(nn.Module):
 
 def test_every_window_of_nine_steps_has_one_image_step(make_objective):
     objective = make_objective()
-    kinds = [objective.is_image_step(step) for step in range(900)]
+    kinds = [objective.draws.is_image_step(step) for step in range(900)]
     assert all(sum(kinds[start : start + 9]) == 1 for start in range(0, 900, 9))
     # The place inside the window must not be periodic.
     assert len({kinds[start : start + 9].index(True) for start in range(0, 900, 9)}) > 4
@@ -54,7 +54,7 @@ def test_facts_count_image_and_video_steps(make_objective):
     objective = make_objective()
     images = 0
     for step in range(30):
-        images += objective.is_image_step(step)
+        images += objective.draws.is_image_step(step)
         assert objective.facts(step) == {"image_batches": images, "video_batches": step + 1 - images}
 
 
@@ -149,7 +149,7 @@ def test_padding_the_captions_further_changes_nothing(make_objective, bank):
     short = make_objective(FlowStageConfig(text_drop=0.0))
     long = make_objective(FlowStageConfig(text_drop=0.0))
     pad = (0, 5)
-    long.bank = replace(
+    long.draws.bank = replace(
         bank,
         token_ids=nn.functional.pad(bank.token_ids, pad),
         token_mask=nn.functional.pad(bank.token_mask, pad),

@@ -1,22 +1,27 @@
-"""Floating-point operations of one denoiser call, from shapes (a multiply-add counts as 2).
+"""Floating-point operations of the pyramid denoiser, from shapes (a multiply-add counts as 2).
 
 Attention counts all pairs of tokens, as the paper's Table 4 does. Mixer costs include a mixer's share of the joint
-output matrix.
+output matrix. Checked against torch's own counter on small networks.
 """
 
 from dataclasses import dataclass
 
+from m4v.analysis.mixer_flops import attention_scores_flops, projection_flops, ssd_flops, temporal_branch_flops
+from m4v.analysis.tokens import unit_layout
 from m4v.core.sequence_layout import SequenceLayout
+from m4v.core.shapes import LatentShape
 from m4v.models.denoiser.config import DenoiserConfig
+
+_TIMESTEP_FEATURES = 256  # sines and cosines that a timestep becomes
 
 
 @dataclass(frozen=True)
 class CallFlops:
-    """Cost of one call for one sample.
+    """Cost of one call for one sample, or of all calls of a video.
 
     Attributes:
         mixers: Attention, scan and temporal branch of all layers: what Table 4 counts.
-        rest: Feed-forward layers, modulations and embedders.
+        rest: Feed-forward layers, cross-attention, modulations and embedders.
     """
 
     mixers: float
@@ -27,48 +32,112 @@ class CallFlops:
         """All operations."""
         return self.mixers + self.rest
 
+    def __add__(self, other: "CallFlops") -> "CallFlops":
+        return CallFlops(self.mixers + other.mixers, self.rest + other.rest)
 
-def attention_flops(num_tokens: int, width: int) -> float:
-    """Scores and values over all pairs, four square projections."""
-    return 4.0 * num_tokens**2 * width + 8.0 * num_tokens * width**2
+    def __mul__(self, times: float) -> "CallFlops":
+        return CallFlops(times * self.mixers, times * self.rest)
 
 
-def scan_flops(config: DenoiserConfig, layout: SequenceLayout) -> float:
-    """Projection, convolution, chunked SSD and output share of one MM-DiM mixer."""
+@dataclass(frozen=True)
+class LayerMixerFlops:
+    """Cost of the mixer of one layer, by kind, for one sample: the A, M and T that Table 4's rows are sums of.
+
+    Attributes:
+        attention: Query, key, value and output projections, scores and values.
+        scan: Projections, chunked scan and output share of an MM-DiM mixer, without its temporal branch.
+        temporal_branch: Projections of the time tokens and attention (or a scan) over them.
+        output: What a parallel block saves by putting both mixers through one output matrix.
+    """
+
+    attention: float
+    scan: float
+    temporal_branch: float
+    output: float
+
+    def of_kind(self, kind: str, has_branch: bool) -> float:
+        """Cost of a single-stream block's mixer: "attention", "mm_dim" or "parallel"."""
+        if kind == "attention":
+            return self.attention
+        if kind == "parallel":
+            return self.attention + self.scan - self.output
+        return self.scan + self.temporal_branch * has_branch
+
+
+def layer_mixer_flops(config: DenoiserConfig, layout: SequenceLayout) -> LayerMixerFlops:
+    """Cost of each kind of mixer on one sample with this layout."""
+    width, tokens = config.width, layout.num_text_tokens + layout.num_video_tokens
+    output = projection_flops(tokens, width, width)
+    return LayerMixerFlops(
+        attention=attention_scores_flops(tokens, tokens, width) + 3 * output + output,
+        scan=_scan_flops(config, layout) + output,
+        temporal_branch=_temporal_branch_flops(config, layout),
+        output=output,
+    )
+
+
+def _scan_flops(config: DenoiserConfig, layout: SequenceLayout) -> float:
     width, heads, head = config.width, config.num_attention_heads, config.attention_head_dim
     state = config.mixer.state_dim or head
     tokens = layout.num_text_tokens + layout.num_video_tokens
-    scanned = tokens + layout.num_text_tokens * config.recomposition.text_at_both_ends
-    scanned += len(layout.frames) * config.recomposition.registers
-    convolved = width + 2 * heads * state
-    projection = 2.0 * tokens * width * (width + convolved + heads) + 2.0 * tokens * width**2
-    conv = 2.0 * scanned * convolved * config.mixer.conv_width
-    chunk = config.mixer.chunk_size
-    return projection + conv + scanned * heads * (2.0 * chunk * (state + head) + 4.0 * state * head)
+    registers = config.recomposition.registers
+    scanned = tokens + layout.num_text_tokens * config.recomposition.text_at_both_ends + len(layout.frames) * registers
+    projected = tokens + config.num_levels * registers
+    # Rows of the projection: gate z and value x, B and C, step sizes.
+    projection = projection_flops(projected, width, 2 * width + 2 * heads * state + heads)
+    return projection + ssd_flops(scanned, heads, head, state, config.mixer.chunk_size)
 
 
-def temporal_branch_flops(config: DenoiserConfig, layout: SequenceLayout) -> float:
-    """Three projections of the pooled tokens and attention over time tokens."""
+def _temporal_branch_flops(config: DenoiserConfig, layout: SequenceLayout) -> float:
     last = layout.frames[-1]
     positions = last.num_tokens // 4**last.level
     times = layout.num_history_frames + layout.num_noisy_frames * 4**last.level
-    return 6.0 * times * positions * config.width**2 + 4.0 * times**2 * positions * config.width
+    mixer = config.temporal_branch.mixer
+    return temporal_branch_flops(times, positions, config.num_attention_heads, config.attention_head_dim, mixer)
 
 
 def call_flops(config: DenoiserConfig, layout: SequenceLayout) -> CallFlops:
     """Cost of one call on one sample with this layout."""
-    tokens = layout.num_text_tokens + layout.num_video_tokens
-    attention, scan = attention_flops(tokens, config.width), scan_flops(config, layout)
-    branch = temporal_branch_flops(config, layout) if config.temporal_branch.enabled else 0.0
-    mixers = config.num_dual_layers * attention
-    # In a parallel block both outputs share one joint matrix; its share is counted once, with the attention.
-    shared = 2.0 * tokens * config.width**2
-    cost = {"attention": attention, "mm_dim": scan + branch, "parallel": attention + scan - shared}
-    mixers += sum(cost[kind] for kind in config.kinds)
-    layers = config.num_dual_layers + config.num_single_layers
-    feed_forward = 4.0 * config.mlp_ratio * tokens * config.width**2 * layers
-    modulation = 2.0 * config.width**2 * (12 * config.num_dual_layers + 3 * config.num_single_layers)
-    # A patch goes in through one matrix and comes out through another.
+    width, tokens = config.width, layout.num_text_tokens + layout.num_video_tokens
+    layer = layer_mixer_flops(config, layout)
+    mixers = config.num_dual_layers * layer.attention
+    mixers += sum(layer.of_kind(kind, config.temporal_branch.enabled) for kind in config.kinds)
+    num_layers = config.num_dual_layers + config.num_single_layers
+    feed_forward = 2 * projection_flops(tokens, width, config.mlp_ratio * width) * num_layers
+    # Six vectors for each of two streams, three for one stream, two before the head; one row per sample.
+    modulations = 12 * config.num_dual_layers + 3 * config.num_single_layers + 2
+    conditioning = projection_flops(1, width, modulations * width)
+    for source in (_TIMESTEP_FEATURES, config.pooled_text_dim):
+        conditioning += projection_flops(1, source, width) + projection_flops(1, width, width)
+    # A patch goes in through one matrix, and a noisy one comes out through another.
     patch_dim = config.in_channels * config.patch_size**2
-    inputs = layout.num_text_tokens * config.text_dim + 2 * layout.num_video_tokens * patch_dim
-    return CallFlops(mixers, feed_forward + modulation + 2.0 * config.width * inputs)
+    noisy = layout.num_video_tokens - layout.num_history_tokens
+    ends = projection_flops(layout.num_text_tokens, config.text_dim, width)
+    ends += projection_flops(layout.num_video_tokens + noisy, patch_dim, width)
+    return CallFlops(mixers, feed_forward + conditioning + ends)
+
+
+def video_flops(
+    config: DenoiserConfig,
+    latent: LatentShape,
+    *,
+    num_text_tokens: int,
+    first_steps: tuple[int, ...],
+    later_steps: tuple[int, ...],
+    rows_per_call: int = 2,
+) -> CallFlops:
+    """Cost of all denoiser calls of one video; text encoders and VAE are not part of it.
+
+    Args:
+        latent: Latent size at the finest level.
+        num_text_tokens: Length of the padded prompt.
+        first_steps: Solver steps of unit 0 per pyramid level, coarsest first.
+        later_steps: Solver steps of every later unit.
+        rows_per_call: 2 with classifier-free guidance, else 1.
+    """
+    cost = CallFlops(0.0, 0.0)
+    for unit in range(latent.num_units):
+        for level, steps in enumerate(later_steps if unit else first_steps):
+            layout = unit_layout(config, latent, unit, level, num_text_tokens)
+            cost += call_flops(config, layout) * (steps * rows_per_call)
+    return cost

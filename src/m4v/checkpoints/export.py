@@ -61,7 +61,10 @@ def export_pipeline(
     }
     plain_defaults = to_plain(defaults)
     index: dict[str, Any] = {"_class_name": "M4VPipeline", "_diffusers_version": diffusers.__version__}
-    index |= {name: [kind.library, type(parts[name]).__name__] for name, kind in M4V_COMPONENTS.items()}
+    index |= {
+        name: [kind.library, type(parts[name]).__name__] if name in parts else [None, None]
+        for name, kind in M4V_COMPONENTS.items()
+    }
     index["defaults"] = plain_defaults
     with atomic_path(target) as temporary:
         temporary.mkdir()

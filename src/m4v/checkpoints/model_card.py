@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m4v.core.errors import UserError
+from m4v.checkpoints.json_tables import read_json
 
 TRAINING_FACTS = "training.json"
 MODEL_CARD = "README.md"
@@ -23,23 +23,31 @@ tags:
 
 # {name}
 
-A text-to-video model of the M4V family (Mamba-2 token mixing, pyramid flow matching; arXiv 2506.10915), saved by the
-`m4v` package.
+A text-to-video model of the M4V family ({kind}; arXiv 2506.10915), saved by the `m4v` package.
 
 ```
 m4v generate "a sentence" --model {name}
 ```
 
 ```python
-from m4v import M4VPipeline
+from m4v import {pipeline}
 
-frames = M4VPipeline.from_pretrained("{name}")("a sentence", seed=0).frames
+frames = {pipeline}.from_pretrained("{name}")("a sentence", seed=0).frames
 ```
 """
 
+_KINDS = {
+    "M4VPipeline": "Mamba-2 token mixing, pyramid flow matching",
+    "WanM4VPipeline": "Mamba-2 token mixing on the Wan2.1 base, flow matching on whole clips",
+}
+
 
 def write_model_card(
-    folder: Path, name: str, defaults: Mapping[str, Any], training_facts: Mapping[str, Any] | None
+    folder: Path,
+    name: str,
+    defaults: Mapping[str, Any],
+    training_facts: Mapping[str, Any] | None,
+    pipeline: str = "M4VPipeline",
 ) -> None:
     """Write `README.md`, and `training.json` when there are facts to keep, into a model folder.
 
@@ -48,8 +56,12 @@ def write_model_card(
         name: What the model is called.
         defaults: Recommended generation settings.
         training_facts: JSON values, nested as you like: recipe, commit, steps, data, hours, scores.
+        pipeline: Class that opens the folder: `M4VPipeline` or `WanM4VPipeline`.
     """
-    parts = [_HEADER.format(name=name), _section("Recommended settings", defaults)]
+    parts = [
+        _HEADER.format(name=name, pipeline=pipeline, kind=_KINDS[pipeline]),
+        _section("Recommended settings", defaults),
+    ]
     if training_facts:
         parts.append(_section("How it was trained", training_facts))
         facts = json.dumps(dict(training_facts), indent=2, sort_keys=True)
@@ -68,13 +80,7 @@ def read_training_facts(folder: Path) -> dict[str, Any]:
     path = folder / TRAINING_FACTS
     if not path.is_file():
         return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Restore it or delete it.") from error
-    if not isinstance(facts, dict):
-        raise UserError(f"{path} holds a {type(facts).__name__}; expected a table. Restore it or delete it.")
-    return facts
+    return read_json(path)
 
 
 def _section(title: str, facts: Mapping[str, Any]) -> str:

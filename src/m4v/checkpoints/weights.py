@@ -1,8 +1,6 @@
 """Safetensors files of state dicts: written whole or not at all, read strictly, with readable differences."""
 
 import hashlib
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from m4v.core.errors import UserError
+from m4v.checkpoints.safetensors_header import read_header
+from m4v.core.errors import UserError, shorten
 from m4v.core.files import atomic_path
-
-_HEADER_LIMIT = 100_000_000
-_SHOWN_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,11 @@ class StateDifference:
         parts = []
         if self.wrong_shape:
             shown = [f"{name} is {found}, needed {needed}" for name, needed, found in self.wrong_shape]
-            parts.append(f"{len(self.wrong_shape)} of another shape ({_shorten(shown)})")
+            parts.append(f"{len(self.wrong_shape)} of another shape ({shorten(shown)})")
         if self.missing:
-            parts.append(f"{len(self.missing)} missing ({_shorten(self.missing)})")
+            parts.append(f"{len(self.missing)} missing ({shorten(self.missing)})")
         if self.unexpected:
-            parts.append(f"{len(self.unexpected)} unknown ({_shorten(self.unexpected)})")
+            parts.append(f"{len(self.unexpected)} unknown ({shorten(self.unexpected)})")
         return "; ".join(parts) or "no difference"
 
 
@@ -103,38 +99,10 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         UserError: if the file is missing, truncated or not a safetensors file.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT + 1
-            if length > _HEADER_LIMIT:
-                raise UserError(f"{path} is not a safetensors file ({size} bytes). Restore or download it again.")
-            raw = file.read(length)
-        if len(raw) < length:
-            raise UserError(f"{path} is cut off inside its header ({size} bytes). Restore or download it again.")
-        header = json.loads(raw)
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path} has an unreadable safetensors header. Restore or download it again.") from error
-    if size != end:
-        raise UserError(
-            f"{path} has {size} bytes but its header promises {end}: it was cut off or altered. "
-            "Restore or download it again."
-        )
-    return shapes
+    return {name: spec.shape for name, spec in read_header(path).specs.items()}
 
 
 def file_sha256(path: Path) -> str:
     """Hash a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _shorten(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_NAMES])
-    return f"{shown}, and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else shown

@@ -1,6 +1,5 @@
 """`m4v generate`: sentences to mp4 files."""
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,7 @@ from m4v.media.images import read_image, write_gif, write_png
 if TYPE_CHECKING:
     import numpy as np
 
-    from m4v.pipelines.m4v_pipeline import M4VPipeline
-
-logger = logging.getLogger(__name__)
+    from m4v.cli.opening import AnyPipeline
 
 _MAX_FPS = 1000
 
@@ -44,12 +41,18 @@ class GenerateArguments:
         steps: Solver steps per pyramid level: one number, or one per level, coarsest first, as 20,10,10.
         guidance: How closely to follow the prompt: one number, or two for the first and the later frames, as 7,5. 1 is
             off.
+        guidance_decay: Let guidance fall by this much per unit, down to the model's floor; or SLOPE,FLOOR as 0.5,2. 0
+            is off.
+        self_guidance: How strongly late frames are corrected by the model's own text-to-image ability. 0 is off.
         history_window: How many earlier units each new one looks back on. Default: all; for long videos about as many
             as in training.
         seed: Same seed and sentence, same video.
         num: Videos per sentence, with seeds SEED, SEED+1, ...
         device: Where to compute.
         dtype: Precision of the network; auto is bfloat16 on CUDA, float32 elsewhere.
+        offload: What waits in main memory until the accelerator needs it: nothing, whole networks (needs less memory,
+            about as fast), or single layers (needs least, slow).
+        tiling: Encode and decode pictures in tiles, which needs less memory.
         out: An .mp4 file, or a folder. Default: outputs/SENTENCE-seedSEED.mp4.
         gif: Also write an animated GIF beside the video.
         contact_sheet: Also write a PNG with the frames side by side.
@@ -67,11 +70,15 @@ class GenerateArguments:
     fps: float | None = None
     steps: str | None = None
     guidance: str | None = None
+    guidance_decay: str | None = None
+    self_guidance: float | None = None
     history_window: int | None = None
     seed: int = 0
     num: int = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    offload: Literal["none", "model", "sequential"] = "none"
+    tiling: bool = False
     out: str | None = None
     gif: bool = False
     contact_sheet: bool = False
@@ -85,9 +92,7 @@ def run(arguments: GenerateArguments) -> None:
         UserError: for input that cannot be used; nothing is written then.
     """
     start = time.monotonic()
-    steps, guidance = _numbers("--steps", arguments.steps, int), _numbers("--guidance", arguments.guidance, float)
-    if guidance is not None and len(guidance) > 2:
-        raise UserError(f"--guidance is {arguments.guidance}; give one number, or two: first and later frames.")
+    options = _options(arguments)
     if arguments.num < 1:
         raise UserError(f"--num is {arguments.num}; make at least 1 video.")
     if arguments.fps is not None and not 0 < arguments.fps <= _MAX_FPS:
@@ -97,52 +102,88 @@ def run(arguments: GenerateArguments) -> None:
         require_writable(path)
     if arguments.json not in (None, STANDARD_OUTPUT):
         require_writable(Path(arguments.json))
-    image = None if arguments.image is None else read_image(arguments.image)
+    if arguments.image is not None:
+        options["image"] = read_image(arguments.image)
     model = arguments.model or default_bundled_model()
 
     say(f"Opening {model} ...")
-    pipeline = open_pipeline(model, arguments.device, arguments.dtype)
-    options: dict[str, Any] = {
-        "negative_prompt": arguments.negative_prompt,
-        "image": image,
-        "height": arguments.height,
-        "width": arguments.width,
-        "num_frames": arguments.frames,
-        "num_inference_steps": steps[0] if steps is not None and len(steps) == 1 else steps,
-        "guidance_scale": guidance[0] if guidance else None,
-        "video_guidance_scale": guidance[-1] if guidance else None,
-        "history_window": arguments.history_window,
-    }
+    pipeline = open_pipeline(
+        model, arguments.device, arguments.dtype, offload=arguments.offload, tiling=arguments.tiling
+    )
     _announce(pipeline, model, arguments, jobs)
     fps = arguments.fps or pipeline.generation_defaults.fps
     made = [_make(pipeline, arguments, job, options, fps) for job in jobs]
-    say(f"Done in {time.monotonic() - start:.1f} s.")
-    if arguments.json is not None:
-        device, dtype = str(pipeline.device), str(pipeline.dtype).removeprefix("torch.")
-        write_json(arguments.json, {"model": model, "device": device, "dtype": dtype, "fps": fps, "videos": made})
+    _conclude(pipeline, model, arguments, made, fps, time.monotonic() - start)
     if arguments.json != STANDARD_OUTPUT:
         for video in made:
             result(video["path"])
 
 
-def _announce(pipeline: "M4VPipeline", model: str, arguments: GenerateArguments, jobs: list[VideoJob]) -> None:
+def _options(arguments: GenerateArguments) -> dict[str, Any]:
+    """What the flags ask of the pipeline; flags left out are not passed on."""
+    steps = _numbers("--steps", arguments.steps, int)
+    guidance = _numbers("--guidance", arguments.guidance, float)
+    if guidance is not None and len(guidance) > 2:
+        raise UserError(f"--guidance is {arguments.guidance}; give one number, or two: first and later frames.")
+    options = {
+        "negative_prompt": arguments.negative_prompt,
+        "height": arguments.height,
+        "width": arguments.width,
+        "num_frames": arguments.frames,
+        "num_inference_steps": steps[0] if steps is not None and len(steps) == 1 else steps,
+        "guidance_scale": guidance[0] if guidance else None,
+        "video_guidance_scale": guidance[1] if guidance and len(guidance) == 2 else None,
+        "guidance_decay": _decay(arguments.guidance_decay),
+        "self_guidance_scale": arguments.self_guidance,
+        "history_window": arguments.history_window,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _decay(text: str | None) -> Any:
+    numbers = _numbers("--guidance-decay", text, float)
+    if numbers is None or len(numbers) == 1:
+        return None if numbers is None else numbers[0]
+    if len(numbers) > 2:
+        raise UserError(f"--guidance-decay is {text}; give the loss per unit, or that and the floor, as 0.5,2.")
+    from m4v.flow.guidance import LinearDecay
+
+    return LinearDecay(slope=numbers[0], minimum=numbers[1])
+
+
+def _conclude(
+    pipeline: "AnyPipeline",
+    model: str,
+    arguments: GenerateArguments,
+    made: list[dict[str, Any]],
+    fps: float,
+    seconds: float,
+) -> None:
+    """Say, and write for programs, what it took."""
+    from m4v.core.memory import peak_memory_bytes
+
+    device, dtype = pipeline._execution_device, str(pipeline.dtype).removeprefix("torch.")
+    peak = peak_memory_bytes(device)
+    say(f"Done in {seconds:.1f} s. Peak memory: {peak / 2**30:.2f} GiB ({device.type}).")
+    if arguments.json is not None:
+        report = {"model": model, "device": str(device), "dtype": dtype, "fps": fps, "peak_memory_bytes": peak}
+        write_json(arguments.json, {**report, "videos": made})
+
+
+def _announce(pipeline: "AnyPipeline", model: str, arguments: GenerateArguments, jobs: list[VideoJob]) -> None:
     defaults = pipeline.generation_defaults
     frames = arguments.frames or defaults.num_frames
     width, height = arguments.width or defaults.width, arguments.height or defaults.height
     what = f"video of {frames} frames, {width}x{height} pixels"
     count = f"1 {what}" if len(jobs) == 1 else f"{len(jobs)} videos, each {what.replace('video of ', '')}"
     start = f" from {arguments.image}" if arguments.image else ""
-    say(f"Making {count},{start} with {model} on {pipeline.device} ({str(pipeline.dtype).removeprefix('torch.')}).")
-    if frames > defaults.num_frames and arguments.history_window is None:
-        logger.warning(
-            "%d frames are more than the %d of the training videos; --history-window keeps long videos steady.",
-            frames,
-            defaults.num_frames,
-        )
+    dtype = str(pipeline.dtype).removeprefix("torch.")
+    offload = "" if arguments.offload == "none" else f", offload {arguments.offload}"
+    say(f"Making {count},{start} with {model} on {pipeline._execution_device} ({dtype}{offload}).")
 
 
 def _make(
-    pipeline: "M4VPipeline", arguments: GenerateArguments, job: VideoJob, options: dict[str, Any], fps: float
+    pipeline: "AnyPipeline", arguments: GenerateArguments, job: VideoJob, options: dict[str, Any], fps: float
 ) -> dict[str, Any]:
     import numpy as np
     import torch
@@ -154,11 +195,14 @@ def _make(
 
     try:
         with progress(job.path.stem) as advance:
-            units = pipeline.stream(job.prompt, seed=job.seed, callback_on_step_end=after_step, **options)
+            units = pipeline.stream(
+                job.prompt, seed=job.seed, callback_on_step_end=after_step, decode_last=True, **options
+            )
             frames = np.concatenate(list(units), axis=1)[0]
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The {pipeline.device.type} device ran out of memory. Use a smaller size, fewer frames, or --device cpu."
+            f"The {pipeline._execution_device.type} device ran out of memory. Use --offload model, --tiling, a smaller "
+            "size, fewer frames, or --device cpu."
         ) from error
     files = _write(arguments, job, frames, fps)
     return {"prompt": job.prompt, "seed": job.seed, **files, "seconds": round(time.monotonic() - start, 2)}

@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("m4v.cli.train", "train a recipe, or fine-tune on a folder of your videos"),
     "data": ("m4v.cli.data", "check a folder of training videos"),
     "toybox": ("m4v.cli.toybox", "render captioned clips of the procedural world"),
+    "convert": ("m4v.cli.convert", "checkpoints of Pyramid-Flow and Wan2.1, attention to state space"),
     "describe": ("m4v.cli.describe", "parameters, tokens, operations and memory of a model"),
     "evaluate": ("m4v.cli.evaluate", "score a model"),
     "doctor": ("m4v.cli.doctor", "versions, devices, and what is missing"),
@@ -108,6 +109,9 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # diffusers imports torchao wherever it is installed, which then complains about kernels that it was built without.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|diffusers|transformers|huggingface_hub)\b")
 

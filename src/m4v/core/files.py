@@ -33,3 +33,26 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # nothing to remove where nothing could be written
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+
+
+def existing_ancestor(path: Path | str) -> Path:
+    """Find the path itself or the nearest folder above it that exists."""
+    folder = Path(path).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def require_free_space(target: Path | str, num_bytes: int) -> None:
+    """Check that the disk of a place has room for what will be written there.
+
+    Raises:
+        UserError: with what is needed and what is free.
+    """
+    folder = existing_ancestor(target)
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise UserError(
+            f"{target} needs {num_bytes / 2**30:.1f} GiB, but the disk of {folder} has {free / 2**30:.1f} GiB free. "
+            "Choose another place or free some space."
+        )

@@ -9,14 +9,21 @@ class FrameGrid:
     """Token grid of one latent frame.
 
     Attributes:
-        level: Spatial pyramid level, 0 = coarsest; selects the register in front of the frame.
+        level: Spatial pyramid level, 0 = coarsest.
         height: Token rows.
         width: Token columns.
+        register: Kind of the register in front of the frame, where it is not the level (networks without a pyramid).
     """
 
     level: int
     height: int
     width: int
+    register: int | None = None
+
+    @property
+    def register_kind(self) -> int:
+        """Kind of the register in front of the frame."""
+        return self.level if self.register is None else self.register
 
     @property
     def num_tokens(self) -> int:

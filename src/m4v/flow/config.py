@@ -1,7 +1,8 @@
-"""Settings of pyramid flow matching, readable without torch (Sec. 3.1; Jin et al., 2024)."""
+"""Settings of flow matching, over a pyramid or on whole clips, readable without torch (Sec. 3.1; Jin et al., 2024)."""
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 from m4v.core.errors import UserError
 
@@ -89,3 +90,42 @@ def check_halvings(halvings: tuple[int, ...]) -> None:
             f"history_halvings is {tuple(halvings)}; expected one or more whole numbers from 0 that never fall, "
             "newest frame first, for example (0, 1, 2)."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSequenceFlowConfig:
+    """How whole clips are noised in training, and how the sampling grid is shifted.
+
+    Attributes:
+        shift: Sigma shift, positive; above 1 spends more of the schedule on high noise. Customary values are 3 at 480
+            rows and 5 at 720.
+        timestep_distribution: `logit-normal`: the sigmoid of a normal variable, shifted (Wan2.1's advice);
+            `uniform`: a uniform variable, shifted; `grid-bell`: a uniform entry of the shifted grid whose loss counts
+            by a bell over the timestep, 0 at the noisiest entry (DiffSynth-Studio).
+        logit_mean: Mean of the normal variable; above 0 means more noise.
+        logit_std: Its standard deviation, positive.
+        num_train_timesteps: Entries of the grid; also the largest timestep.
+
+    Raises:
+        UserError: when a value is outside the ranges above.
+
+    Source: Wan2.1; DiffSynth-Studio.
+    """
+
+    shift: float = 3.0
+    timestep_distribution: Literal["logit-normal", "uniform", "grid-bell"] = "logit-normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise UserError(f"shift is {self.shift}; expected a positive number (1 leaves the schedule as it is).")
+        if self.timestep_distribution not in ("logit-normal", "uniform", "grid-bell"):
+            raise UserError(
+                f"timestep_distribution is {self.timestep_distribution!r}; expected logit-normal, uniform or grid-bell."
+            )
+        if not self.logit_std > 0:
+            raise UserError(f"logit_std is {self.logit_std}; expected a positive number.")
+        if self.num_train_timesteps < 2:
+            raise UserError(f"num_train_timesteps is {self.num_train_timesteps}; expected at least 2.")

@@ -22,6 +22,7 @@ class FlowSample:
         timesteps: What the network embeds, 0 to `num_train_timesteps`.
         level_sigma: Local clock of each row, 1 at the start point and 0 at the end point.
         level: Spatial pyramid level, 0 = coarsest.
+        loss_weight: How much the loss of each row counts, 1 on average; None: all alike.
     """
 
     noisy_latents: Float[Tensor, "b c t h w"]
@@ -29,6 +30,7 @@ class FlowSample:
     timesteps: Float[Tensor, " b"]
     level_sigma: Float[Tensor, " b"]
     level: int
+    loss_weight: Float[Tensor, " b"] | None = None
 
 
 def start_point(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from m4v.core.errors import UserError
 from m4v.flow.config import PyramidFlowConfig
+from m4v.flow.shift import shift_sigmas
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class PyramidSchedule:
 
 def _shifted_sigmas(num_steps: int, shift: float) -> Float[Tensor, " n"]:
     sigmas = torch.arange(num_steps, 0, -1, dtype=torch.float32) / num_steps
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
+    return shift_sigmas(sigmas, shift)
 
 
 def _jump_alpha(original_sigma: float, gamma: float) -> float:

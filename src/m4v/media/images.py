@@ -74,6 +74,14 @@ def write_gif(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: float
         )
 
 
+def cover_box(source_height: int, source_width: int, height: int, width: int) -> tuple[float, float, float, float]:
+    """Largest centred part of an image with the aspect of `height` x `width`: left, top, right, bottom in pixels."""
+    kept_height = min(source_height, source_width * height / width)
+    kept_width = min(source_width, source_height * width / height)
+    top, left = (source_height - kept_height) / 2, (source_width - kept_width) / 2
+    return left, top, left + kept_width, top + kept_height
+
+
 def resize_cover(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
     """Scale an image until it just covers `height` x `width`, keep its centre, cut what overhangs.
 
@@ -82,8 +90,5 @@ def resize_cover(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> 
     source_height, source_width = image.shape[:2]
     if (source_height, source_width) == (height, width):
         return image.copy()
-    kept_height = min(source_height, source_width * height / width)
-    kept_width = min(source_width, source_height * width / height)
-    top, left = (source_height - kept_height) / 2, (source_width - kept_width) / 2
-    box = (left, top, left + kept_width, top + kept_height)
+    box = cover_box(source_height, source_width, height, width)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))

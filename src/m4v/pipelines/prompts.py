@@ -1,13 +1,11 @@
 """Checks what a model can make of a sentence before it is encoded."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from m4v.core.errors import UserError
-from m4v.models.text.tokenizer import cut_words, unknown_words
-
-logger = logging.getLogger(__name__)
+from m4v.models.text.prompt_encoder import PromptEncoder
+from m4v.models.text.tokenizer import cut_words, is_word_level, unknown_words
 
 
 def as_prompts(prompt: str | Sequence[str]) -> list[str]:
@@ -42,33 +40,45 @@ def negatives_for(negative_prompt: str | Sequence[str] | None, default: str, num
     return list(negative_prompt)
 
 
-def check_words(tokenizer: Any, prompts: Sequence[str], max_length: int) -> list[str]:
+def check_words(encoder: PromptEncoder, prompts: Sequence[str], max_length: int) -> list[str]:
     """Say which words will not count.
 
     Args:
-        tokenizer: The model's tokenizer.
+        encoder: What the model reads prompts with.
         prompts: Whole prompts, suffix included.
-        max_length: Tokens a prompt may have.
+        max_length: Tokens a prompt may have in the text stream.
 
     Returns:
-        One note per kind of problem, each word named once: unknown words, words beyond the length limit.
+        One note per kind of problem, each word named once: words beyond a length limit, unknown words (of word-level
+        tokenizers only; others can spell any word).
 
     Raises:
         UserError: if a prompt has no word the model knows.
     """
-    unknown: list[str] = []
     notes = []
+    unknown: list[str] = []
     for prompt in prompts:
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        strange = unknown_words(tokenizer, prompt)
-        if all(token == tokenizer.unk_token_id for token in ids):
-            named = f" ({', '.join(strange)})" if strange else ""
-            raise UserError(
-                f"The model has learned none of the words in {prompt!r}{named}. Use words from its training captions."
-            )
+        strange = _strange_words(encoder.tokenizer, prompt)
         unknown += [word for word in strange if word not in unknown]
-        if cut := cut_words(tokenizer, prompt, max_length):
+        if cut := cut_words(encoder.tokenizer, prompt, max_length):
             notes.append(f"The prompt is longer than {max_length} tokens; cut off: {' '.join(cut)}")
+        if encoder.pooled is not None:
+            limit = encoder.pooled.max_length
+            if missed := cut_words(encoder.pooled.tokenizer, prompt, limit):
+                notes.append(f"The prompt's summary covers its first {limit} tokens only; not: {' '.join(missed)}")
     if unknown:
         notes.append(f"The model has not learned: {', '.join(unknown)}. It sees the other words only.")
     return list(dict.fromkeys(notes))
+
+
+def _strange_words(tokenizer: Any, prompt: str) -> list[str]:
+    if not is_word_level(tokenizer):
+        return []
+    strange = unknown_words(tokenizer, prompt)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if all(token == tokenizer.unk_token_id for token in ids):
+        named = f" ({', '.join(strange)})" if strange else ""
+        raise UserError(
+            f"The model has learned none of the words in {prompt!r}{named}. Use words from its training captions."
+        )
+    return strange

@@ -7,7 +7,6 @@ Text-to-video, image-to-video (unit 0 given), streaming (take units as they come
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -21,17 +20,19 @@ from m4v.flow.guidance import ClassifierFreeGuidance, UnitGuidance
 from m4v.flow.history import history_clips
 from m4v.flow.pyramid import latent_pyramid, noise_pyramid, split_frames
 from m4v.flow.schedule import PyramidSchedule
+from m4v.flow.self_quality import SelfQualityGuidance
 from m4v.flow.solver import euler_step
+from m4v.models.denoiser.caching import in_cache_context
+from m4v.models.vae.config import LatentStatistics
+from m4v.pipelines.guided_velocity import (
+    Denoiser,
+    Predictor,
+    SelfQualityVelocity,
+    StepVelocity,
+    classifier_free_predictor,
+    first_frame_change,
+)
 from m4v.pipelines.noise import NoiseSource
-
-
-class Denoiser(Protocol):
-    """Predicts the velocity of the last clip, given all clips and the prompt."""
-
-    def __call__(
-        self, clips: Sequence[LevelClip], timesteps: Float[Tensor, " b"], text: TextConditioning
-    ) -> Float[Tensor, "b c t h w"]:
-        """Evaluate the network; timesteps run from 0 to 1000."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,21 @@ class LoopSettings:
         later_steps: Solver steps of all other units.
         guidance: Guidance scales; 0 and 1 switch guidance off and halve the cost.
         history_window: How many earlier units a unit looks back on; None means all.
+        self_quality: Guidance by the history-free velocity; off unless given a weight.
     """
 
     first_steps: tuple[int, ...]
     later_steps: tuple[int, ...]
     guidance: UnitGuidance = field(default_factory=UnitGuidance)
     history_window: int | None = None
+    self_quality: SelfQualityGuidance = field(default_factory=SelfQualityGuidance)
 
     def __post_init__(self) -> None:
         """Check ranges.
 
         Raises:
-            UserError: for a step count or window below 1, or a negative guidance scale.
+            UserError: for a step count or window below 1, a negative guidance scale, or a self-guidance level that the
+                pyramid has not.
         """
         for name, steps in (("num_inference_steps", self.first_steps), ("video_num_inference_steps", self.later_steps)):
             if not steps or min(steps) < 1:
@@ -102,6 +106,12 @@ class LoopSettings:
             )
         for unit in (0, 1):
             self.guidance.for_unit(unit)
+        num_levels = len(self.first_steps)
+        if any(level >= num_levels for level in self.self_quality.levels or ()):
+            raise UserError(
+                f"The self-guidance levels are {list(self.self_quality.levels or ())}; this pyramid has levels 0 to "
+                f"{num_levels - 1}."
+            )
 
     def steps_of(self, unit: int) -> tuple[int, ...]:
         """Return the solver steps per level of one unit."""
@@ -124,6 +134,7 @@ class UnitRequest:
             in float32 between evaluations.
         negative_text: What guidance steers away from; may be None where guidance is off.
         given_units: Clean, normalised latents of the first units, handed on as they are.
+        latent_statistics: How latents of first and later frames are normalised; self-quality guidance asks.
     """
 
     shape: LatentShape
@@ -132,6 +143,7 @@ class UnitRequest:
     text: TextConditioning
     negative_text: TextConditioning | None = None
     given_units: Sequence[Float[Tensor, "b c 1 h w"]] = ()
+    latent_statistics: LatentStatistics = field(default_factory=LatentStatistics)
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +166,8 @@ def generate_units(
 
     Noise is drawn per unit, in order (the unit's initial noise, then that of its jumps), and by nothing else. So a
     unit's noise depends neither on step counts nor on how many units follow, and a longer video with the same seed
-    starts with the shorter one.
+    starts with the shorter one. (Self-quality guidance with `renoise` also draws at every step it acts on; units after
+    it then do depend on step counts.)
 
     Args:
         denoiser: The network.
@@ -195,17 +208,17 @@ def _denoise_unit(
     on_step: StepObserver | None,
 ) -> Tensor | None:
     """Take one unit from noise through all levels to clean latents; None if the observer stopped the loop."""
-    guidance = settings.guidance.for_unit(unit)
     latents = noise_pyramid(request.draw_unit_noise(), schedule.num_levels)[0]
     for level, num_steps in enumerate(settings.steps_of(unit)):
         if level > 0:
             latents = request.noise.jump(schedule, latents, level)
         history = history_clips(earlier, level, halvings=schedule.config.history_halvings)
-        predict = _velocity_function(denoiser, request, history, level, guidance)
+        cached = in_cache_context(denoiser, f"unit {unit}, level {level}")
+        velocity = _step_velocity(cached, schedule, request, settings, history, unit, level)
         steps = schedule.inference_steps(level, num_steps)
         sigma_pairs = itertools.pairwise(steps.level_sigmas.tolist())
         for timestep, sigmas in zip(steps.timesteps.tolist(), sigma_pairs, strict=True):
-            latents = euler_step(latents, predict(latents, timestep), *sigmas)
+            latents = euler_step(latents, velocity(latents, timestep, sigmas[0]), *sigmas)
             step = next(step_counter)
             if on_step is not None:
                 observed = on_step(StepReport(unit, level, step, timestep, latents))
@@ -215,29 +228,31 @@ def _denoise_unit(
     return latents
 
 
-def _velocity_function(
+def _step_velocity(
     denoiser: Denoiser,
+    schedule: PyramidSchedule,
     request: UnitRequest,
+    settings: LoopSettings,
     history: Sequence[LevelClip],
+    unit: int,
     level: int,
-    guidance: ClassifierFreeGuidance,
-) -> Callable[[Tensor, float], Tensor]:
-    """Fix all that a level's steps share; with guidance, both prompts travel in one batch, negative first."""
-    is_guided = guidance.needs_negative
-    text = request.text
-    if is_guided:
-        assert request.negative_text is not None, "guidance needs a negative prompt"
-        text = request.negative_text.concatenate(request.text)
+) -> StepVelocity:
+    """Fix all that the steps of one unit share at one level."""
 
-    def widen(clip: LevelClip) -> LevelClip:
-        latents = clip.latents.to(text.tokens.dtype)
-        return LevelClip(torch.cat([latents, latents]) if is_guided else latents, clip.level)
+    def predictor(clips: Sequence[LevelClip], guidance: ClassifierFreeGuidance) -> Predictor:
+        return classifier_free_predictor(denoiser, request.text, request.negative_text, clips, level, guidance)
 
-    past = [widen(clip) for clip in history]
-
-    def predict(latents: Float[Tensor, "b c 1 h w"], timestep: float) -> Float[Tensor, "b c 1 h w"]:
-        timesteps = torch.full((len(text.tokens),), timestep, device=latents.device)
-        velocity = denoiser([*past, widen(LevelClip(latents, level))], timesteps, text).float()
-        return guidance.combine(*velocity.chunk(2)) if is_guided else velocity
-
-    return predict
+    guidance = settings.guidance.for_unit(unit)
+    with_history = predictor(history, guidance)
+    if not settings.self_quality.is_active(unit, level, schedule.num_levels):
+        return lambda latents, timestep, _: with_history(latents, timestep)
+    return SelfQualityVelocity(
+        guidance=settings.self_quality,
+        schedule=schedule,
+        level=level,
+        change=first_frame_change(request.latent_statistics),
+        with_history=with_history,
+        without_history=predictor((), guidance),
+        prompt_only=predictor(history, ClassifierFreeGuidance(1)),
+        draw_noise=lambda latents: request.noise.draw(latents.shape[1:], latents.device),
+    )

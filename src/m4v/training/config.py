@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from m4v.core.errors import UserError
-from m4v.flow.config import PyramidFlowConfig
+from m4v.flow.config import FullSequenceFlowConfig, PyramidFlowConfig
 from m4v.models.denoiser.config import PRESETS, DenoiserConfig
 from m4v.models.text.config import TextEncoderConfig
 from m4v.models.vae.config import CausalVideoVAEConfig
@@ -146,12 +146,7 @@ class FlowStageConfig:
     history_window: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            min(self.images_per_window, self.videos_per_window) >= 0
-            and self.images_per_window + self.videos_per_window > 0,
-            f"The mixture is {self.images_per_window} image and {self.videos_per_window} video batches; "
-            "neither may be negative and one must be above 0.",
-        )
+        _check_mixture(self.images_per_window, self.videos_per_window, self.text_drop)
         _require(
             min(self.columns, default=0) >= 0 and sum(self.columns) > 0,
             f"columns is {self.columns}; give a count of at least 0 per level, not all 0.",
@@ -161,8 +156,44 @@ class FlowStageConfig:
                 size > 0 and size % sum(self.columns) == 0,
                 f"batch_size is {size}, but it must be a multiple of the {sum(self.columns)} columns.",
             )
-        _require(0 <= self.text_drop <= 1, f"text_drop is {self.text_drop}; it must be in [0, 1].")
         _require(0 <= self.corruption <= 1, f"corruption is {self.corruption}; it must be in [0, 1].")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSequenceStageConfig:
+    """A stage that trains a denoiser on whole clips, without a pyramid; the text encoder is frozen.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Clips per step.
+        optim: Optimiser settings; the paper trains Wan2.1 with a rate of 1e-4 at 480p, then 5e-5 at 720p.
+        images_per_window: Image batches in every window of the mixture.
+        videos_per_window: Video batches in every window.
+        text_drop: Share of captions replaced by the empty prompt, for classifier-free guidance.
+        flow: Shift and timestep distribution.
+    """
+
+    steps: PerDevice = PerDevice(cpu=0, accelerator=0)
+    batch_size: PerDevice = PerDevice(cpu=1, accelerator=8)
+    optim: OptimConfig = OptimConfig(lr=1e-4)
+    images_per_window: int = 1
+    videos_per_window: int = 8
+    text_drop: float = 0.1
+    flow: FullSequenceFlowConfig = field(default_factory=FullSequenceFlowConfig)
+
+    def __post_init__(self) -> None:
+        _check_mixture(self.images_per_window, self.videos_per_window, self.text_drop)
+        for size in (self.batch_size.cpu, self.batch_size.accelerator):
+            _require(size > 0, f"batch_size is {size}; it must be at least 1.")
+
+
+def _check_mixture(images_per_window: int, videos_per_window: int, text_drop: float) -> None:
+    _require(
+        min(images_per_window, videos_per_window) >= 0 and images_per_window + videos_per_window > 0,
+        f"The mixture is {images_per_window} image and {videos_per_window} video batches; "
+        "neither may be negative and one must be above 0.",
+    )
+    _require(0 <= text_drop <= 1, f"text_drop is {text_drop}; it must be in [0, 1].")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,25 +3,21 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from m4v.core.generators import generator_for
 from m4v.core.level_clip import LevelClip
 from m4v.core.seeds import fold_seed
-from m4v.data.mixing import Mixture
-from m4v.data.sampler import indices_for_step
 from m4v.flow.corruption import ConstantCorruption, HistoryCorruption, LinearCorruption, NoCorruption
 from m4v.flow.history import history_clips
-from m4v.flow.noise import standard_normal
-from m4v.flow.path import sample_path
-from m4v.flow.pyramid import latent_pyramid, noise_pyramid, split_frames
+from m4v.flow.pyramid import latent_pyramid, split_frames
+from m4v.flow.pyramid_flow import PyramidFlow
 from m4v.flow.schedule import PyramidSchedule
-from m4v.flow.timesteps import sample_timestep_index
 from m4v.flow.unit_choice import ComplementUnits, UniformUnits, UnitChoice
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.text.encoder import encode_ids
+from m4v.training.bank_draws import BankDraws
 from m4v.training.column_loss import ColumnLosses
 from m4v.training.config import FlowStageConfig, StageName
 from m4v.training.latent_bank import LatentBank
@@ -85,7 +81,15 @@ class PyramidFlowObjective:
         self.batch_size = batch_size
         self.use_bf16 = use_bf16
         self.device = bank.latents.device
-        self.mixture = Mixture(parts=(("image", config.images_per_window), ("video", config.videos_per_window)))
+        self.flow = PyramidFlow(schedule)
+        self.draws = BankDraws(
+            bank,
+            self.seed,
+            batch_size,
+            images_per_window=config.images_per_window,
+            videos_per_window=config.videos_per_window,
+            text_drop=config.text_drop,
+        )
         self.losses = ColumnLosses(transformer, use_bf16=use_bf16, use_graphs=use_graphs)
         self.corruption = _corruption(config)
         self.unit_choice: UnitChoice = (
@@ -101,7 +105,7 @@ class PyramidFlowObjective:
         """Levels and units of a step's columns, coarsest level first."""
         levels = [level for level, count in enumerate(self.config.columns) for _ in range(count)]
         num_rows = self.batch_size // len(levels)
-        is_image = self.is_image_step(step)
+        is_image = self.draws.is_image_step(step)
         return tuple(
             Column(
                 level,
@@ -117,26 +121,9 @@ class PyramidFlowObjective:
         )
         return units[level]
 
-    def is_image_step(self, step: int) -> bool:
-        """Tell whether a step trains images; exact over every window of the mixture."""
-        return self.mixture.at(self.seed, step).kind == "image"
-
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Take the next clips of the shuffled epoch, one of each clip's captions, and drop some captions."""
-        bank = self.bank
-        generator = generator_for(self.seed, "captions", step, device=self.device)
-        size = (self.batch_size,)
-        rows = torch.from_numpy(indices_for_step(self.seed, step, self.batch_size, len(bank)))
-        rows = rows.to(self.device, non_blocking=True)
-        choice = torch.randint(bank.caption_rows.shape[1], size, generator=generator, device=self.device)
-        is_dropped = torch.rand(size, generator=generator, device=self.device) < self.config.text_drop
-        captions = bank.caption_rows.index_select(0, rows).gather(1, choice[:, None])[:, 0]
-        captions = torch.where(is_dropped, 0, captions)
-        return {
-            "latents": bank.latents.index_select(0, rows).float(),
-            "token_ids": bank.token_ids.index_select(0, captions),
-            "token_mask": bank.token_mask.index_select(0, captions),
-        }
+        """Take clips and captions; see `BankDraws.batch`."""
+        return self.draws.batch(step)
 
     def terms(self, batch: Mapping[str, Tensor], step: int) -> Iterator[LossTerm]:
         """Compute the columns one after the other; each weighs by its share of the rows."""
@@ -150,20 +137,18 @@ class PyramidFlowObjective:
             )
 
     def _column_loss(self, batch: Mapping[str, Tensor], column: Column, step: int, index: int) -> Tensor:
-        latents = batch["latents"][column.rows, :, : column.unit + 1]
-        num_levels = self.schedule.num_levels
+        latents = batch["latents"][column.rows]
+        past, current = latents[:, :, : column.unit], latents[:, :, column.unit : column.unit + 1]
         noise_generator = generator_for(self.seed, "noise", step, index, device=self.device)
-        # A CPU draw: the index looks up small tables, and a device draw would have to be waited for.
-        timestep_generator = generator_for(self.seed, "timestep", step, index)
-
-        pyramid = latent_pyramid(latents, num_levels)
-        current = [level[:, :, column.unit :] for level in pyramid]
-        noise = noise_pyramid(standard_normal(current[-1].shape, noise_generator, self.device), num_levels)
-        timestep_index = sample_timestep_index(self.schedule, len(latents), timestep_generator)
-        target = sample_path(self.schedule, current, noise, column.level, timestep_index)
-
+        target = self.flow.training_sample(
+            current,
+            column.level,
+            noise_generator=noise_generator,
+            # A CPU draw: the index looks up small tables, and a device draw would have to be waited for.
+            timestep_generator=generator_for(self.seed, "timestep", step, index),
+        )
         history = history_clips(
-            split_frames(pyramid)[: column.unit],
+            split_frames(latent_pyramid(past, self.flow.num_levels)),
             column.level,
             self.config.history_window,
             self.schedule.config.history_halvings,
@@ -180,9 +165,7 @@ class PyramidFlowObjective:
 
     def facts(self, step: int) -> Mapping[str, float]:
         """Image and video batches so far in this stage."""
-        kind, earlier = self.mixture.at(self.seed, step)
-        images = earlier + 1 if kind == "image" else step - earlier
-        return {"image_batches": images, "video_batches": step + 1 - images}
+        return self.draws.facts(step)
 
 
 def _corruption(config: FlowStageConfig) -> HistoryCorruption:

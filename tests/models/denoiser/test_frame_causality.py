@@ -40,7 +40,8 @@ LAYOUTS: dict[str, tuple[int, ...]] = {"finest level": (0, 0, 1, 2), "coarsest l
 
 
 def _context(config: DenoiserConfig, layout: SequenceLayout, seed: int = 0) -> SequenceContext:
-    return sequence_context(config, layout, normal(2, config.width, seed=seed), prompts().mask)
+    context = sequence_context(config, layout, normal(2, config.width, seed=seed), prompts().mask)
+    return context.along(config.scan_path(0))
 
 
 def _frame_rows(layout: SequenceLayout, frame: int) -> slice:
@@ -68,8 +69,8 @@ def _changed_frames(layout: SequenceLayout, before: Tensor, after: Tensor) -> li
 
 MIXERS: dict[str, Callable[[DenoiserConfig], nn.Module]] = {
     "attention": AttentionMixer,
-    "mm_dim": lambda config: MMDiMMixer(config, "a"),
-    "parallel": lambda config: ParallelMixer(config, "e"),
+    "mm_dim": MMDiMMixer,
+    "parallel": ParallelMixer,
 }
 
 
@@ -155,30 +156,26 @@ def _perturb_clip(clips: list[LevelClip], frame: int) -> list[LevelClip]:
 
 
 class _Recorder:
-    """Token sequence after every block, text first; can hold text rows fixed between single blocks."""
+    """Token sequence after every block, text first; can hold the text fixed between single blocks."""
 
     def __init__(self, model: M4VTransformer3DModel, hold_text: list[Tensor] | None = None) -> None:
         self.outputs: list[Tensor] = []
         self.single_inputs: list[Tensor] = []
         self.hold_text = hold_text
-        self.handles: list[Any] = [block.register_forward_hook(self._dual) for block in model.transformer_blocks]
+        blocks = (*model.transformer_blocks, *model.single_transformer_blocks)
+        self.handles: list[Any] = [block.register_forward_hook(self._after) for block in blocks]
         for block in model.single_transformer_blocks:
             self.handles.append(block.register_forward_pre_hook(self._before))
-            self.handles.append(block.register_forward_hook(self._single))
 
-    def _dual(self, module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    def _after(self, module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         self.outputs.append(torch.cat(output, dim=1))
 
-    def _single(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.outputs.append(output)
-
-    def _before(self, module: nn.Module, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
-        tokens, context = inputs
+    def _before(self, module: nn.Module, inputs: tuple[Tensor, Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
+        text, video, context = inputs
         if self.hold_text is not None:
-            text = self.hold_text[len(self.single_inputs)][:, :NUM_TEXT]
-            tokens = torch.cat([text, tokens[:, NUM_TEXT:]], dim=1)
-        self.single_inputs.append(tokens)
-        return tokens, context
+            text = self.hold_text[len(self.single_inputs)]
+        self.single_inputs.append(text)
+        return text, video, context
 
 
 def _block_outputs(

@@ -63,7 +63,7 @@ def _plain_mixer(mixer: MMDiMMixer, config: DenoiserConfig, tokens: Tensor, layo
     for sample, length in enumerate(LENGTHS):
         options = config.recomposition
         sequence, _ = scan_rows(
-            layout, mixer.scan_path, length, options.text_at_both_ends, options.registers, options.continuous
+            layout, config.scan_path(0), length, options.text_at_both_ends, options.registers, options.continuous
         )
         rows = recompose_slowly(tokens[sample : sample + 1], registers, [sequence], NUM_TEXT)
         projected = rows @ weights["in_proj.weight"].T + weights["in_proj.bias"]
@@ -112,10 +112,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_equals_its_definition(changes: dict[str, Any]) -> None:
     config = denoiser_config(debug_arguments(**changes))
     layout = layout_of(history_and_noisy((0, 1, 2)))
-    mixer = MMDiMMixer(config, config.scan_path(0)).double()
+    mixer = MMDiMMixer(config).double()
     randomise(mixer)
     tokens = normal(len(LENGTHS), NUM_TEXT + layout.num_video_tokens, config.width)
     context = sequence_context(config, layout, normal(len(LENGTHS), config.width), prompts(LENGTHS).mask)
+    context = context.along(config.scan_path(0))
     with torch.no_grad():
         mixed, expected = mixer(tokens, context), _plain_mixer(mixer, config, tokens, layout)
     # Rotation tables are single precision.
@@ -125,11 +126,11 @@ def test_equals_its_definition(changes: dict[str, Any]) -> None:
 def test_parallel_is_the_sum_of_both() -> None:
     config = denoiser_config(debug_arguments())
     layout = layout_of(history_and_noisy())
-    parallel = ParallelMixer(config, "a").double()
+    parallel = ParallelMixer(config).double()
     randomise(parallel)
     tokens = normal(2, NUM_TEXT + layout.num_video_tokens, config.width)
-    context = sequence_context(config, layout, normal(2, config.width), prompts().mask)
-    attention, mm_dim = AttentionMixer(config).double(), MMDiMMixer(config, "a").double()
+    context = sequence_context(config, layout, normal(2, config.width), prompts().mask).along("a")
+    attention, mm_dim = AttentionMixer(config).double(), MMDiMMixer(config).double()
     attention.load_state_dict(parallel.attention.state_dict())
     mm_dim.load_state_dict(parallel.mm_dim.state_dict())
     expected = attention(tokens, context) + mm_dim(tokens, context)
@@ -146,15 +147,15 @@ def test_a_half_precision_model_still_steps_and_decays_in_single(monkeypatch: py
     monkeypatch.setattr("m4v.models.denoiser.mixers.scan.ssd", spy)
     config = denoiser_config(debug_arguments())
     layout = layout_of(history_and_noisy())
-    mixer = MMDiMMixer(config, "a").to(torch.bfloat16)
+    mixer = MMDiMMixer(config).to(torch.bfloat16)
     tokens = normal(2, NUM_TEXT + layout.num_video_tokens, config.width).bfloat16()
-    mixer(tokens, sequence_context(config, layout, tokens[:, 0], prompts().mask))
+    mixer(tokens, sequence_context(config, layout, tokens[:, 0], prompts().mask).along("a"))
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
 
 
 def test_starts_with_mamba_2_ranges() -> None:
     config = denoiser_config(debug_arguments(num_attention_heads=64))
-    mixer = MMDiMMixer(config, "a")
+    mixer = MMDiMMixer(config)
     assert mixer.A_log.exp().min() >= 1
     assert mixer.A_log.exp().max() <= 16
     step = torch.nn.functional.softplus(mixer.dt_bias)

@@ -118,12 +118,12 @@ def test_a_fresh_model_predicts_zero_and_blocks_start_as_the_identity() -> None:
     model = M4VTransformer3DModel(**debug_arguments())
     assert torch.equal(_run(model), torch.zeros(2, 4, 1, 8, 16))
     torch.nn.init.normal_(model.proj_out.weight)
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
     for block in model.single_transformer_blocks:
-        block.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
+        block.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[:2], output)))
     _run(model)
     assert len(seen) == 4
-    assert all(torch.equal(tokens, seen[0]) for tokens in seen)
+    assert all(torch.equal(*pair) for tokens in seen for pair in zip(tokens, seen[0], strict=True))
 
 
 def test_a_velocity_depends_on_each_input() -> None:
@@ -238,8 +238,8 @@ def test_loading_in_half_precision_keeps_decay_and_step_wide(tmp_path: Path) -> 
     model = _calm_model()
     model.save_pretrained(tmp_path)
     half = M4VTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    wide = {name.rpartition(".")[2] for name, value in half.named_parameters() if value.dtype == torch.float32}
-    assert wide == {"A_log", "dt_bias", "D_skip"}
+    wide = {name.rpartition("mixer.")[2] for name, value in half.named_parameters() if value.dtype == torch.float32}
+    assert wide == {"A_log", "dt_bias", "D_skip", "dt_proj.weight", "dt_proj.bias"}
     with torch.no_grad():
         velocity = _run(half, torch.bfloat16)
         assert velocity.dtype == torch.bfloat16

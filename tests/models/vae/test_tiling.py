@@ -110,6 +110,21 @@ def test_tiled_chunks_equal_the_tiled_whole():
     assert_relative_close(torch.cat([first, second], dim=2), vae.decode(latents), 2e-6)
 
 
+def test_whole_videos_in_tiles_and_chunks_keep_the_memory_of_one_tile_only(monkeypatch):
+    vae = random_vae(LEAN_WITHOUT_NORMS)
+    latents, video = random_tensor(1, 4, 3, 5, 5), random_tensor(1, 3, 9, 40, 40)
+    vae.enable_tiling(32)
+    decoded, encoded = vae.decode(latents), vae.encode(video).mean
+    vae.enable_tiling(32, units_per_chunk=1)
+    sizes = []
+    decode_frames = vae._decode_frames
+    monkeypatch.setattr(vae, "_decode_frames", lambda z, chunk: sizes.append(z.shape[2:]) or decode_frames(z, chunk))
+    assert_relative_close(vae.decode(latents), decoded, 2e-6)
+    # Three parts of each of the four tiles, one tile after the other.
+    assert [tuple(size) for size in sizes] == [(1, h, w) for h in (4, 2) for w in (4, 2) for _ in range(3)]
+    assert_relative_close(vae.encode(video).mean, encoded, 2e-6)
+
+
 @pytest.mark.parametrize("tile_size", [0, 16, 100])
 def test_tiles_that_do_not_fit_are_refused(tile_size):
     with pytest.raises(UserError, match=f"Tile size is {tile_size}; expected a positive multiple of 32"):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from m4v.core.config_io import from_plain, to_plain
 from m4v.core.errors import UserError
-from m4v.models.denoiser.mixer_plan import resolve_plan
+from m4v.models.denoiser.mixer_plan import MixerKind, resolve_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,19 @@ class MixerConfig:
         if self.state_dim is not None and self.state_dim < 1:
             raise UserError(f"mixer.state_dim is {self.state_dim}; expected 1 or more, or none for the head width.")
 
+    def check_head_dim(self, head_dim: int) -> None:
+        """Check that rotary positions, which turn B and C by the rotations of a head, fit the state.
+
+        Raises:
+            UserError: if they do not.
+        """
+        state_dim = self.state_dim or head_dim
+        if self.positions == "rope" and state_dim != head_dim:
+            raise UserError(
+                f"mixer.state_dim is {state_dim}, but rotary positions need the head width {head_dim}; "
+                'set mixer.positions to "added" or "none", or leave state_dim out.'
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecompositionConfig:
@@ -57,6 +70,15 @@ class RecompositionConfig:
     registers: bool = True
     scan_paths: str = "abcdefgh"
     continuous: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = set(self.scan_paths) - set("abcdefgh")
+        if unknown or not self.scan_paths:
+            raise UserError(f"scan_paths is {self.scan_paths!r}; expected letters from a to h (Fig. 6).")
+
+    def scan_path(self, layer: int) -> str:
+        """Letter of one layer's path (Appendix A.1: one per layer, alternating)."""
+        return self.scan_paths[layer % len(self.scan_paths)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +111,8 @@ class DenoiserConfig:
         rope_axes_dims: Channels of a head for time, height and width.
         mixer_plan: A name of Table 4, or one kind per single-stream block.
         temporal_causal_attention: Frames attend to themselves and earlier frames only (Sec. 3.1).
-        round_timesteps_to_bfloat16: Round timesteps when the latents are bfloat16, as the released Pyramid-Flow pipeline
-            does; full precision is never rounded.
+        round_timesteps_to_bfloat16: Round timesteps when the latents are bfloat16, as the released Pyramid-Flow
+            pipeline does; full precision is never rounded.
     """
 
     in_channels: int = 16
@@ -121,15 +143,7 @@ class DenoiserConfig:
                 f"rope_axes_dims is {list(self.rope_axes_dims)}; expected even numbers that sum to "
                 f"attention_head_dim = {self.attention_head_dim}."
             )
-        state_dim = self.mixer.state_dim or self.attention_head_dim
-        if self.mixer.positions == "rope" and state_dim != self.attention_head_dim:
-            raise UserError(
-                f"mixer.state_dim is {state_dim}, but rotary positions need the head width {self.attention_head_dim}; "
-                'set mixer.positions to "added" or "none", or leave state_dim out.'
-            )
-        unknown = set(self.recomposition.scan_paths) - set("abcdefgh")
-        if unknown or not self.recomposition.scan_paths:
-            raise UserError(f"scan_paths is {self.recomposition.scan_paths!r}; expected letters from a to h (Fig. 6).")
+        self.mixer.check_head_dim(self.attention_head_dim)
         resolve_plan(self.mixer_plan, self.num_single_layers)
 
     @property
@@ -138,14 +152,13 @@ class DenoiserConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def kinds(self) -> tuple[MixerKind, ...]:
         """Mixer kind of every single-stream block."""
         return resolve_plan(self.mixer_plan, self.num_single_layers)
 
     def scan_path(self, layer: int) -> str:
-        """Letter of the path of one single-stream block (Appendix A.1: one per layer, alternating)."""
-        paths = self.recomposition.scan_paths
-        return paths[layer % len(paths)]
+        """Letter of the path of one single-stream block."""
+        return self.recomposition.scan_path(layer)
 
 
 _TOYBOX_XS = DenoiserConfig(

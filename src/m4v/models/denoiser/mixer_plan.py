@@ -44,7 +44,7 @@ def resolve_plan(plan: str | list[str] | tuple[str, ...], num_layers: int) -> tu
     if isinstance(plan, str):
         return named_plan(plan, num_layers)
     if len(plan) != num_layers:
-        raise UserError(f"mixer_plan has {len(plan)} entries, but the model has {num_layers} single-stream blocks.")
+        raise UserError(f"mixer_plan has {len(plan)} entries, but the model has {num_layers} layers that take one.")
     resolved: list[MixerKind] = []
     for kind in plan:
         matching: list[MixerKind] = [known for known in get_args(MixerKind) if known == kind]

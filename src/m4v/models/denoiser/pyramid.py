@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.core.text_conditioning import TextConditioning
 from m4v.models.denoiser.blocks.mm_dit import MMDiTBlock
 from m4v.models.denoiser.blocks.single_stream import SingleStreamBlock
+from m4v.models.denoiser.caching import register_blocks
 from m4v.models.denoiser.config import DenoiserConfig, denoiser_config
 from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.embeddings import TimeTextEmbedding
@@ -29,16 +31,16 @@ from m4v.models.denoiser.temporal_branch import TemporalBranch
 
 def single_stream_block(config: DenoiserConfig, layer: int) -> SingleStreamBlock:
     """Build one single-stream block as the mixer plan says (Table 4)."""
-    kind, path = config.kinds[layer], config.scan_path(layer)
+    kind = config.kinds[layer]
     if kind == "attention":
         return SingleStreamBlock(config, AttentionMixer(config))
     if kind == "parallel":
-        return SingleStreamBlock(config, ParallelMixer(config, path))
+        return SingleStreamBlock(config, ParallelMixer(config))
     branch = TemporalBranch(config) if config.temporal_branch.enabled else None
-    return SingleStreamBlock(config, MMDiMMixer(config, path), branch)
+    return SingleStreamBlock(config, MMDiMMixer(config), branch)
 
 
-class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
     """Predicts the velocity of the noisy frame from history frames, prompt and timestep.
 
     The arguments are those of `DenoiserConfig` (see there); nested settings are given as dictionaries.
@@ -51,7 +53,10 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012 - the library reads a list here
     _repeated_blocks = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012
-    _keep_in_fp32_modules = ["A_log", "dt_bias", "D_skip"]  # noqa: RUF012
+    # Float32 after loading in any precision, and left out by every quantiser: a step size is an exponent of the state.
+    _keep_in_fp32_modules = ["A_log", "dt_bias", "D_skip", "dt_proj"]  # noqa: RUF012
+    # Modules whose weights layer-wise casting leaves alone, as regular expressions; norms and `proj_out` go by default.
+    _skip_layerwise_casting_patterns = ["modulation", "time_text_embed", "^text_embedder$", "^video_embedder$"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -133,15 +138,27 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text_tokens = self.text_embedder(text.tokens)
         for dual_block in self.transformer_blocks:
             text_tokens, video_tokens = self._run(dual_block, text_tokens, video_tokens, context)
-        tokens = torch.cat([text_tokens, video_tokens], dim=1)
-        for single_block in self.single_transformer_blocks:
-            tokens = self._run(single_block, tokens, context)
+        # Views of one tensor, as single blocks return them: with the same strides everywhere each kind compiles once.
+        sizes = [text_tokens.shape[1], video_tokens.shape[1]]
+        text_tokens, video_tokens = torch.cat([text_tokens, video_tokens], dim=1).split(sizes, dim=1)
+        for layer, single_block in enumerate(self.single_transformer_blocks):
+            along_path = context.along(config.scan_path(layer))
+            text_tokens, video_tokens = self._run(single_block, text_tokens, video_tokens, along_path)
 
-        noisy_tokens = tokens[:, layout.num_text_tokens + layout.num_history_tokens :]
+        noisy_tokens = video_tokens[:, layout.num_history_tokens :]
         scale, shift = self.norm_out(embedding)
         velocity = self.proj_out(modulate(noisy_tokens, shift, scale))
         last = layout.frames[-1]
         return unpatchify(velocity, config.patch_size, last.height, last.width)
+
+    def enable_cache(self, config: Any) -> None:
+        """Skip blocks whose result is close to that of the step before.
+
+        Args:
+            config: A cache of diffusers, for example `FirstBlockCacheConfig(threshold=0.1)`.
+        """
+        register_blocks((MMDiTBlock, SingleStreamBlock), video=1, text=0)
+        super().enable_cache(config)
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -8,6 +8,7 @@ output matrix; a learned gate starts at zero.
 """
 
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
-from m4v.models.denoiser.config import DenoiserConfig
+from m4v.models.denoiser.config import TemporalBranchConfig
 from m4v.models.denoiser.context import SequenceContext
 from m4v.models.denoiser.normalization import HeadNorm
 from m4v.ops.attention import attention
+from m4v.ops.rope import RotaryTable, apply_rotary
 from m4v.ops.ssd.reference import ssd
+
+
+class BranchSizes(Protocol):
+    """What a network's configuration tells its temporal branches."""
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads of queries, keys and values."""
+
+    @property
+    def attention_head_dim(self) -> int:
+        """Channels of a head."""
+
+    @property
+    def temporal_branch(self) -> TemporalBranchConfig:
+        """Causality and kind of the mixing over time."""
 
 
 class NoTemporalBranch(nn.Module):
@@ -30,8 +48,8 @@ class NoTemporalBranch(nn.Module):
         return tokens
 
 
-class TemporalBranch(nn.Module):
-    """Attention over time tokens, added to the video tokens through a learned gate.
+class TimeMixer(nn.Module):
+    """Attention over time tokens and a learned gate: what temporal branches of both bases share.
 
     `causal` lets a history frame see itself and earlier ones; the phases of the noisy frames always see all history and
     each other. With `mixer = "ssd"` a scan over time takes the place of softmax (its phases then see earlier phases
@@ -40,21 +58,65 @@ class TemporalBranch(nn.Module):
     Source: Sec. 3.3 "Temporal Branch"; the alternative: Sec. 5 "Limitations".
     """
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, config: BranchSizes) -> None:
         super().__init__()
-        width, heads = config.width, config.num_attention_heads
+        heads = config.num_attention_heads
+        width = heads * config.attention_head_dim
         self.num_heads = heads
         self.causal = config.temporal_branch.causal
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
-        self.norm_q = HeadNorm(config.attention_head_dim)
-        self.norm_k = HeadNorm(config.attention_head_dim)
+        self.norm_q: nn.Module = HeadNorm(config.attention_head_dim)
+        self.norm_k: nn.Module = HeadNorm(config.attention_head_dim)
         self.gate = nn.Parameter(torch.zeros(width))
         self.uses_scan = config.temporal_branch.mixer == "ssd"
         if self.uses_scan:
             self.A_log = nn.Parameter(torch.zeros(heads))
             self.dt_bias = nn.Parameter(torch.full((heads,), -1.0))
+
+    def residual(
+        self, modulated: Float[Tensor, "b v d"], layout: SequenceLayout, rotary: RotaryTable | None = None
+    ) -> Float[Tensor, "b v d"]:
+        """What is to be added to the video tokens, gate included.
+
+        Args:
+            modulated: Video part of the block's modulated input.
+            rotary: Rotations of queries and keys, one row per position of the time tokens; none on the pyramid base.
+        """
+        mixed = self._mix(time_tokens(modulated, layout), layout, rotary)
+        return self.gate * from_time_tokens(mixed, layout)
+
+    def _mix(
+        self, times: Float[Tensor, "b f s d"], layout: SequenceLayout, rotary: RotaryTable | None
+    ) -> Float[Tensor, "b f s d"]:
+        positions = times.shape[2]
+        cells = times.flatten(1, 2)
+        query, key = self._queries_and_keys(cells)
+        if rotary is not None:
+            query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
+        value = self.to_v(cells).unflatten(-1, (self.num_heads, -1))
+        query, key, value = (rearrange(t, "b (f s) g p -> b f g (s p)", s=positions) for t in (query, key, value))
+        if self.uses_scan:
+            wide = torch.promote_types(value.dtype, torch.float32)
+            step = F.softplus(self.dt_bias.to(wide)).expand(*value.shape[:3])
+            scale = query.shape[-1] ** -0.5
+            mixed = ssd(value, step, -torch.exp(self.A_log.to(wide)), key, query * scale).y
+        else:
+            mask = self._mask(layout, times.device) if self.causal else None
+            mixed = attention(query, key, value, mask)
+        return rearrange(mixed, "b f g (s p) -> b f s (g p)", s=positions)
+
+    def _queries_and_keys(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = (linear(cells).unflatten(-1, (self.num_heads, -1)) for linear in (self.to_q, self.to_k))
+        return self.norm_q(query), self.norm_k(key)
+
+    def _mask(self, layout: SequenceLayout, device: torch.device) -> Tensor:
+        return time_mask(layout, device)
+
+
+class TemporalBranch(TimeMixer):
+    """The branch of the pyramid base, whose blocks hold text and video in one sequence."""
 
     def forward(
         self, tokens: Float[Tensor, "b n d"], modulated: Float[Tensor, "b n d"], context: SequenceContext
@@ -62,27 +124,7 @@ class TemporalBranch(nn.Module):
         """Add the branch's output to the video part of `tokens`; it reads the block's modulated input."""
         layout = context.layout
         text, video = tokens.split([layout.num_text_tokens, layout.num_video_tokens], dim=1)
-        times = time_tokens(modulated[:, layout.num_text_tokens :], layout)
-        mixed = self._mix(times, layout)
-        return torch.cat([text, video + self.gate * from_time_tokens(mixed, layout)], dim=1)
-
-    def _mix(self, times: Float[Tensor, "b f s d"], layout: SequenceLayout) -> Float[Tensor, "b f s d"]:
-        query, key, value = (
-            projection(times).unflatten(-1, (self.num_heads, -1)) for projection in (self.to_q, self.to_k, self.to_v)
-        )
-        query, key = self.norm_q(query.flatten(1, 2)), self.norm_k(key.flatten(1, 2))
-        positions = times.shape[2]
-        query, key = (rearrange(t, "b (f s) g p -> b f g (s p)", s=positions) for t in (query, key))
-        value = rearrange(value, "b f s g p -> b f g (s p)")
-        if self.uses_scan:
-            wide = torch.promote_types(value.dtype, torch.float32)
-            step = F.softplus(self.dt_bias.to(wide)).expand(*value.shape[:3])
-            scale = query.shape[-1] ** -0.5
-            mixed = ssd(value, step, -torch.exp(self.A_log.to(wide)), key, query * scale).y
-        else:
-            mask = time_mask(layout, times.device) if self.causal else None
-            mixed = attention(query, key, value, mask)
-        return rearrange(mixed, "b f g (s p) -> b f s (g p)", s=positions)
+        return torch.cat([text, video + self.residual(modulated[:, layout.num_text_tokens :], layout)], dim=1)
 
 
 def coarsest_grid(layout: SequenceLayout) -> tuple[int, int]:

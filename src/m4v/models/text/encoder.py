@@ -1,8 +1,9 @@
-"""Prompts to text conditioning with a small T5 encoder (Fig. 2a: text stream and pooled vector)."""
+"""Prompts to text conditioning with a T5 encoder alone (Fig. 2a: text stream and pooled vector)."""
 
 from collections.abc import Sequence
 
-from jaxtyping import Bool, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -43,18 +44,38 @@ def tokenize_prompts(
     return batch["input_ids"], batch["attention_mask"].bool()
 
 
+def token_states(
+    text_encoder: T5EncoderModel, ids: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]
+) -> Float[Tensor, "b l e"]:
+    """One state per token; padding is hidden from real tokens."""
+    states: Tensor = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    return states
+
+
 def encode_ids(text_encoder: T5EncoderModel, ids: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> TextConditioning:
     """Encode token ids; the pooled vector is the mean over real tokens."""
-    tokens = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    tokens = token_states(text_encoder, ids, mask)
     weights = mask[..., None].to(tokens.dtype)
     pooled = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
     return TextConditioning(tokens, mask, pooled)
 
 
 def encode_prompts(
-    text_encoder: T5EncoderModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], max_length: int
+    text_encoder: T5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    max_length: int,
+    device: torch.device | None = None,
 ) -> TextConditioning:
-    """Encode prompts on the encoder's device, padded to a fixed length so that sequence layouts never change."""
+    """Encode prompts, padded to a fixed length so that sequence layouts never change.
+
+    Args:
+        text_encoder: The encoder.
+        tokenizer: Its tokenizer.
+        prompts: Whole prompts; the empty one is allowed.
+        max_length: Tokens per prompt, end mark included.
+        device: Where the encoder computes, which under CPU offload is not where its weights are; None: there.
+    """
     ids, mask = tokenize_prompts(tokenizer, prompts, max_length)
-    device = next(text_encoder.parameters()).device
+    device = device or next(text_encoder.parameters()).device
     return encode_ids(text_encoder, ids.to(device), mask.to(device))

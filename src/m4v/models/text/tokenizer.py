@@ -1,4 +1,4 @@
-"""Word-level tokenizer built in memory from a word list, and what it can say about a prompt."""
+"""Word-level tokenizer built in memory from a word list, and what any tokenizer can say about a prompt."""
 
 import re
 from collections.abc import Iterable
@@ -43,8 +43,15 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def is_word_level(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether tokens are whole words, so that a word can be unknown; others spell unknown words in pieces."""
+    return isinstance(tokenizer.backend_tokenizer.model, models.WordLevel)
+
+
 def unknown_words(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[str]:
-    """Words of the prompt the tokenizer does not know, each once, as the user first spelled it."""
+    """Words of the prompt a word-level tokenizer does not know, each once, as the user first spelled it."""
+    if not is_word_level(tokenizer):
+        return []
     encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
     spans = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
     spelled = [prompt[start:end].strip() for token, (start, end) in spans if token == tokenizer.unk_token_id]
@@ -55,10 +62,15 @@ def unknown_words(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[str]:
 
 
 def cut_words(tokenizer: PreTrainedTokenizerFast, prompt: str, max_length: int) -> list[str]:
-    """Words at the end of the prompt that do not fit into `max_length` tokens (end mark included), as spelled."""
-    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-    num_kept = max_length - tokenizer.num_special_tokens_to_add()
+    """Words at the end of the prompt that do not fit into `max_length` tokens (begin and end marks included).
+
+    They are given as spelled; a word cut in the middle is given whole.
+    """
+    # Not verbose: the note that this is for would otherwise come a second time, from the library.
+    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    num_kept = max(0, max_length - tokenizer.num_special_tokens_to_add())
     if len(encoding["input_ids"]) <= num_kept:
         return []
     start, _ = encoding["offset_mapping"][num_kept]
-    return re.findall(r"\w(?:[\w'-]*\w)?", prompt[start:])
+    words = re.finditer(r"\w(?:[\w'-]*\w)?", prompt)
+    return [word.group() for word in words if word.end() > start]

@@ -18,7 +18,7 @@ from m4v.models.vae.coders import Decoder, Encoder
 from m4v.models.vae.config import CausalVideoVAEConfig, LatentStatistics, Statistic
 from m4v.models.vae.gaussian import DiagonalGaussian
 from m4v.models.vae.latent_statistics import denormalise_latents, normalise_latents
-from m4v.models.vae.tiling import Tiling, run_in_tiles
+from m4v.models.vae.tiling import TileLayers, Tiling, run_in_tiles
 
 
 class CausalVideoVAE(ModelMixin, ConfigMixin):
@@ -32,6 +32,9 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
 
     Source: Pyramid-Flow causal VAE (its 260 parameter names with the `pyramid_flow` preset).
     """
+
+    # `encode` and `decode` bypass `forward`, which brings everything outside these parts under group offload.
+    _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -110,7 +113,9 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
         """Bound memory: pass tiles of `tile_size` pixels, and optionally few latent frames, at a time.
 
         Tiles are blended where they overlap, so the result differs slightly from an untiled pass; chunks in time
-        change nothing. Pyramid-Flow uses tile 256 with 1 unit to save memory, else 512 with 2.
+        change nothing. `encode` and `decode` finish a tile's whole length before the next tile, so that what causal
+        convolutions remember is kept for one tile only; `encode_chunk` and `decode_chunk`, which hand over frames as
+        they come, have to keep it for all. Pyramid-Flow uses tile 256 with 1 unit to save memory, else 512 with 2.
 
         Raises:
             UserError: if the tile is not a multiple of four latent cells or a chunk has no frame.
@@ -133,25 +138,15 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
             UserError: if the frame count or size does not fit the compression.
         """
         self._check_video(video, num_opening_frames=1)
-        if self.units_per_chunk is None:
-            moments, _ = self._encode_pass(video, None, keeps_state=False)
-            return DiagonalGaussian.from_moments(moments)
-        state, posteriors = None, []
-        for chunk in _split_time(video, 1, self.units_per_chunk * self.compression.time):
-            posterior, state = self.encode_chunk(chunk, state)
-            posteriors.append(posterior)
-        return DiagonalGaussian.concatenate(posteriors)
+        parts = None if self.units_per_chunk is None else (1, self.units_per_chunk * self.compression.time)
+        moments, _ = run_in_tiles(_in_parts(self._encode_frames, parts), video, self._encoding_tiles, None, False)
+        return DiagonalGaussian.from_moments(moments)
 
     @apply_forward_hook
     def decode(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c u v x"]:
         """Decode whole (un-normalised) latents; pixels are not clamped to [-1, 1]."""
-        if self.units_per_chunk is None:
-            return self._decode_pass(latents, None, keeps_state=False)[0]
-        state, videos = None, []
-        for chunk in _split_time(latents, self.units_per_chunk, self.units_per_chunk):
-            video, state = self.decode_chunk(chunk, state)
-            videos.append(video)
-        return torch.cat(videos, dim=2)
+        parts = None if self.units_per_chunk is None else (self.units_per_chunk, self.units_per_chunk)
+        return run_in_tiles(_in_parts(self._decode_frames, parts), latents, self._decoding_tiles, None, False)[0]
 
     @apply_forward_hook
     def encode_chunk(
@@ -167,7 +162,7 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
             UserError: if the frame count or size does not fit the compression.
         """
         self._check_video(video, num_opening_frames=1 if state is None else 0)
-        moments, state = self._encode_pass(video, state, keeps_state=True)
+        moments, state = run_in_tiles(self._encode_frames, video, self._encoding_tiles, state, keeps_state=True)
         return DiagonalGaussian.from_moments(moments), state
 
     @apply_forward_hook
@@ -180,7 +175,7 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
             latents: One or more un-normalised latent frames.
             state: What the call for the chunk before returned; None opens a video.
         """
-        return self._decode_pass(latents, state, keeps_state=True)
+        return run_in_tiles(self._decode_frames, latents, self._decoding_tiles, state, keeps_state=True)
 
     def forward(
         self, video: Float[Tensor, "b c t h w"], generator: torch.Generator | None = None
@@ -196,13 +191,13 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
     def _decode_frames(self, latents: Tensor, chunk: ChunkPass | None) -> Tensor:
         return self.decoder(self.post_quant_conv(latents), chunk)
 
-    def _encode_pass(self, video: Tensor, state: CausalState | None, keeps_state: bool) -> tuple[Tensor, CausalState]:
-        sizes = None if self.tiling is None else (self.tiling.tile_size, self.tiling.latent_tile_size)
-        return run_in_tiles(self._encode_frames, video, sizes, state, keeps_state)
+    @property
+    def _encoding_tiles(self) -> tuple[int, int] | None:
+        return None if self.tiling is None else (self.tiling.tile_size, self.tiling.latent_tile_size)
 
-    def _decode_pass(self, latents: Tensor, state: CausalState | None, keeps_state: bool) -> tuple[Tensor, CausalState]:
-        sizes = None if self.tiling is None else (self.tiling.latent_tile_size, self.tiling.tile_size)
-        return run_in_tiles(self._decode_frames, latents, sizes, state, keeps_state)
+    @property
+    def _decoding_tiles(self) -> tuple[int, int] | None:
+        return None if self.tiling is None else (self.tiling.latent_tile_size, self.tiling.tile_size)
 
     def _check_video(self, video: Tensor, num_opening_frames: int) -> None:
         """Check a whole video or first chunk (one opening frame) or a later chunk (none)."""
@@ -213,6 +208,22 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
             )
         shape = VideoShape(num_frames=num_frames + 1 - num_opening_frames, height=height, width=width)
         self.compression.latent_shape(shape)
+
+
+def _in_parts(layers: TileLayers, parts: tuple[int, int] | None) -> TileLayers:
+    """Run a tile's whole length through the layers part after part: a first part, then equal ones; None: at once."""
+    if parts is None:
+        return layers
+
+    def run(frames: Tensor, _: ChunkPass | None) -> Tensor:
+        earlier, outputs = None, []
+        for part in _split_time(frames, *parts):
+            chunk = ChunkPass(earlier)
+            outputs.append(layers(part, chunk))
+            earlier = tuple(chunk.collected)
+        return torch.cat(outputs, dim=2)
+
+    return run
 
 
 def _split_time(frames: Tensor, first: int, following: int) -> list[Tensor]:

@@ -36,8 +36,12 @@ class Tiling:
         return self.tile_size // self.space
 
 
+TileLayers = Callable[[Tensor, ChunkPass | None], Tensor]
+"""Layers applied to one tile, and the chunk pass its causal convolutions take part in."""
+
+
 def run_in_tiles(
-    layers: Callable[[Tensor, ChunkPass | None], Tensor],
+    layers: TileLayers,
     frames: Float[Tensor, "b c t h w"],
     sizes: tuple[int, int] | None,
     state: CausalState | None,

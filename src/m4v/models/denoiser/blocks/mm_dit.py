@@ -42,7 +42,11 @@ class _Stream(nn.Module):
 
 
 class MMDiTBlock(nn.Module):
-    """Joint attention of two streams, each with its own projections, modulation and feed-forward."""
+    """Joint attention of two streams, each with its own projections, modulation and feed-forward.
+
+    Arguments bear the names under which diffusers' caching hooks look streams up: text is `encoder_hidden_states`,
+    video is `hidden_states`.
+    """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -50,18 +54,21 @@ class MMDiTBlock(nn.Module):
         self.video = _Stream(config)
 
     def forward(
-        self, text_tokens: Float[Tensor, "b l d"], video_tokens: Float[Tensor, "b n d"], context: SequenceContext
+        self,
+        encoder_hidden_states: Float[Tensor, "b l d"],
+        hidden_states: Float[Tensor, "b n d"],
+        context: SequenceContext,
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b n d"]]:
         """Update both streams; returns (text, video)."""
         text_modulation = self.text.modulation(context.embedding)
         video_modulation = self.video.modulation(context.embedding)
-        text = self.text.queries_keys_values(modulate(text_tokens, *text_modulation[:2]))
-        video = self.video.queries_keys_values(modulate(video_tokens, *video_modulation[:2]))
+        text = self.text.queries_keys_values(modulate(encoder_hidden_states, *text_modulation[:2]))
+        video = self.video.queries_keys_values(modulate(hidden_states, *video_modulation[:2]))
         query, key, value = (torch.cat(pair, dim=1) for pair in zip(text, video, strict=True))
         query, key = apply_rotary(query, context.rotary), apply_rotary(key, context.rotary)
         mixed = attention(query, key, value, context.attention_mask).flatten(2)
-        text_mixed, video_mixed = mixed.split([text_tokens.shape[1], video_tokens.shape[1]], dim=1)
+        text_mixed, video_mixed = mixed.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return (
-            self.text.finish(text_tokens, text_mixed, text_modulation),
-            self.video.finish(video_tokens, video_mixed, video_modulation),
+            self.text.finish(encoder_hidden_states, text_mixed, text_modulation),
+            self.video.finish(hidden_states, video_mixed, video_modulation),
         )

@@ -33,10 +33,21 @@ class SingleStreamBlock(nn.Module):
         self.mlp_up = nn.Linear(width, config.mlp_ratio * width)
         self.joint_out = nn.Linear((1 + config.mlp_ratio) * width, width)
 
-    def forward(self, tokens: Float[Tensor, "b n d"], context: SequenceContext) -> Float[Tensor, "b n d"]:
+    def forward(
+        self,
+        encoder_hidden_states: Float[Tensor, "b l d"],
+        hidden_states: Float[Tensor, "b n d"],
+        context: SequenceContext,
+    ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b n d"]]:
+        """Update text and video as one sequence; returns them apart, so that caching hooks see the same two streams
+        in every block.
+        """
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         shift, scale, gate = self.modulation(context.embedding)
         modulated = modulate(tokens, shift, scale)
         mixed = self.mixer(modulated, context)
         wide = F.gelu(self.mlp_up(modulated), approximate="tanh")
         tokens = tokens + gate * self.joint_out(torch.cat([mixed, wide], dim=-1))
-        return self.temporal_branch(tokens, modulated, context)
+        tokens = self.temporal_branch(tokens, modulated, context)
+        text, video = tokens.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        return text, video

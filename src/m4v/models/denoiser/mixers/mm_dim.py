@@ -19,15 +19,12 @@ from m4v.ops.recompose.reference import RowOrder, invert, recompose
 class MMDiMMixer(SelectiveScan):
     """Mamba-2 scan over re-composed multimodal tokens; the output goes through the block's joint matrix.
 
-    Args:
-        config: Network configuration.
-        scan_path: Letter of this layer's path (Fig. 6).
+    The context says along which path.
     """
 
-    def __init__(self, config: DenoiserConfig, scan_path: str) -> None:
+    def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config.num_attention_heads, config.attention_head_dim, config.mixer)
         width = config.width
-        self.scan_path = scan_path
         self.in_proj = nn.Linear(width, width + sum(self.splits))
         self.dt_proj = nn.Linear(width, self.num_heads)
         state_dim = config.mixer.state_dim or config.attention_head_dim
@@ -40,13 +37,19 @@ class MMDiMMixer(SelectiveScan):
     def forward(self, tokens: Float[Tensor, "b n d"], context: SequenceContext) -> Float[Tensor, "b n d"]:
         if context.added_positions is not None:
             tokens = tokens + context.added_positions.to(tokens.dtype)
-        scan = context.scan_orders[self.scan_path]
+        scan = context.scan
+        assert scan is not None
         z, xbc = self._recompose(self.in_proj, tokens, scan.bound.order).tensor_split([tokens.shape[-1]], dim=-1)
-        dt = self._recompose(self.dt_proj, tokens, scan.bound.order)
+        # Its weights may be wider than the tokens: see `_keep_in_fp32_modules` of the denoiser.
+        dt = self._recompose(self.dt_proj, tokens.to(self.dt_proj.weight.dtype), scan.bound.order)
         return invert(self.scan(z, xbc, dt, scan, self.norm_b, self.norm_c), scan.bound.order)
 
     def _recompose(self, projection: nn.Linear, tokens: Tensor, order: RowOrder) -> Tensor:
         projected = projection(tokens)
         has_registers = hasattr(self, "registers")
-        rows = projection(self.registers()) if has_registers else projected.new_zeros(0, projected.shape[-1])
+        rows = (
+            projection(self.registers().to(tokens.dtype))
+            if has_registers
+            else projected.new_zeros(0, projected.shape[-1])
+        )
         return recompose(projected, rows, order)

@@ -12,10 +12,10 @@ from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 class ParallelMixer(nn.Module):
     """Sum of both mixers' outputs, before the joint matrix: the reading that the printed parameter count implies."""
 
-    def __init__(self, config: DenoiserConfig, scan_path: str) -> None:
+    def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.attention = AttentionMixer(config)
-        self.mm_dim = MMDiMMixer(config, scan_path)
+        self.mm_dim = MMDiMMixer(config)
 
     def forward(self, tokens: Float[Tensor, "b n d"], context: SequenceContext) -> Float[Tensor, "b n d"]:
         return self.attention(tokens, context) + self.mm_dim(tokens, context)

@@ -4,6 +4,7 @@ Mixers differ in how they project, normalise and re-compose tokens; what they ha
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ from m4v.ops.causal_conv.reference import causal_conv
 from m4v.ops.gated_norm.reference import gated_rms_norm
 from m4v.ops.rope import apply_rotary
 from m4v.ops.ssd.reference import ssd
+
+
+def _as_is(x: Tensor) -> Tensor:
+    return x
 
 
 class SelectiveScan(nn.Module):
@@ -64,8 +69,8 @@ class SelectiveScan(nn.Module):
         xbc: Float[Tensor, "b m e"],
         dt: Float[Tensor, "b m g"],
         order: ScanOrder,
-        norm_b: nn.Module,
-        norm_c: nn.Module,
+        norm_b: Callable[[Tensor], Tensor] = _as_is,
+        norm_c: Callable[[Tensor], Tensor] = _as_is,
     ) -> Float[Tensor, "b m d"]:
         """Convolve, normalise, rotate, scan, gate.
 
@@ -74,7 +79,7 @@ class SelectiveScan(nn.Module):
             xbc: Value, input vector and output vector side by side, in scan order.
             dt: Step sizes before bias and softplus.
             order: Which rows are real, and their rotation.
-            norm_b: Applied to B per head after the convolution.
+            norm_b: Applied to B per head after the convolution; nothing by default.
             norm_c: Applied to C.
         """
         is_real = order.bound.is_real[..., None]

@@ -131,7 +131,7 @@ def recomposition_plan(
             num_prefix = length
         if config.registers:
             register_positions.append(length)
-            segments.append(np.array([first_register_row + frame.level]))
+            segments.append(np.array([first_register_row + frame.register_kind]))
             length += 1
         segments.append(num_text + start + scan_path(path, frame.height, frame.width, config.continuous))
         length += frame.num_tokens
@@ -141,12 +141,12 @@ def recomposition_plan(
     video = (index >= num_text) & (index < first_register_row)
     video_positions = np.empty(layout.num_video_tokens, dtype=np.int64)
     video_positions[index[video] - num_text] = np.flatnonzero(video)
-    levels = [frame.level for frame in layout.frames] if config.registers else []
+    kinds = [frame.register_kind for frame in layout.frames] if config.registers else []
     return RecompositionPlan(
         index=_tensor(index, device),
         video_positions=_tensor(video_positions, device),
         register_positions=_tensor(register_positions, device),
-        register_levels=_tensor(levels, device),
+        register_levels=_tensor(kinds, device),
         num_text_tokens=num_text,
         text_at_both_ends=config.text_at_both_ends,
         num_prefix=num_prefix,

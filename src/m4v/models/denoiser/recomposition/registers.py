@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 
 class FrameRegisters(nn.Module):
-    """One learned row per pyramid level; a frame is preceded by the row of its own level.
+    """One learned row per kind of frame; in a pyramid the kinds are the levels.
 
     The printed layout of Sec. 3.3 leaves out the noisy frame, so the exact rule is open. We read: one register before
     every frame, the noisy one included, its kind being the level of the frame that follows. Rows enter after the
     block's AdaLN (they carry no timestep) and their outputs are dropped, so they act through the state alone.
     """
 
-    def __init__(self, num_levels: int, width: int) -> None:
+    def __init__(self, num_kinds: int, width: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.empty(num_levels, width))
+        self.rows = nn.Parameter(torch.empty(num_kinds, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -23,4 +23,5 @@ class FrameRegisters(nn.Module):
         nn.init.trunc_normal_(self.rows, std=0.02)
 
     def forward(self) -> Float[Tensor, "k d"]:
-        return self.rows
+        # A copy, because offloading takes the parameter itself back as soon as this call ends.
+        return self.rows.clone()

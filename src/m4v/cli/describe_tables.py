@@ -1,0 +1,91 @@
+"""The paper's tables as lines for people and as JSON."""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from m4v.analysis.paper_tables import table_2, table_4
+from m4v.core.errors import UserError
+
+Report = tuple[dict[str, Any], list[str]]
+_WIDTH = 110
+
+
+def table_report(number: int) -> Report:
+    """Recompute a table: JSON types, and lines.
+
+    Raises:
+        UserError: if the table is none that can be computed.
+    """
+    if number not in _TABLES:
+        available = ", ".join(map(str, _TABLES))
+        raise UserError(f"paper_table is {number}; the tables that can be computed are {available}.")
+    return _TABLES[number]()
+
+
+def _table_2() -> Report:
+    table = table_2.table_2()
+    rows = [{**asdict(row), "implied_tflops_per_second": row.implied_tflops_per_second} for row in table.rows]
+    lines = [
+        "Table 2 of the paper: operations of our networks beside the printed seconds",
+        "",
+        f"{'':<19}{'counted as':<12}{'video':<15}{'samples':>8}{'PFLOP':>9}{'mixers':>9}{'paper s':>9}{'TFLOP/s':>9}",
+    ]
+    for row in table.rows:
+        video = f"{row.video.height}x{row.video.width}x{row.video.num_frames}"
+        start = f"{row.name:<19}{row.size or '-':<12}{video:<15}"
+        if row.pflop is None:
+            lines.append(f"{start}{'-':>8}{'-':>9}{'-':>9}{row.paper_seconds:>9.0f}{'-':>9}")
+            continue
+        lines.append(
+            f"{start}{row.calls:>8}{row.pflop:>9.1f}{row.mixer_pflop:>9.1f}{row.paper_seconds:>9.0f}"
+            f"{row.implied_tflops_per_second:>9.0f}"
+        )
+    lines += ["", "M4V over the model it grows from: share of operations, share of printed seconds"]
+    lines += [f"  {pair.size:<12}{pair.pflop:>7.2f}{pair.paper_seconds:>7.2f}" for pair in table.speedups]
+    report = {
+        "table": 2,
+        "convention": table_2.CONVENTION,
+        "remarks": table_2.REMARKS,
+        "rows": rows,
+        "speedups": [asdict(pair) for pair in table.speedups],
+    }
+    return report, [*lines, "", *_wrapped([table_2.CONVENTION, *table_2.REMARKS])]
+
+
+def _table_4() -> Report:
+    table = table_4.table_4()
+    rows = [{**asdict(row), "deviation": row.deviation} for row in table.rows]
+    columns = f"{'paper':>8}{'ours':>8}{'no text':>9}"
+    lines = [
+        "Table 4 of the paper: ours beside the printed numbers",
+        "",
+        f"{'':<37}{'':>16}{'TFLOPs, 121 frames':>28}{'TFLOPs, 241 frames':>28}",
+        f"{'':<18}{'parameters':>14}{'paper':>8}{'off by':>8}   {columns}   {columns}",
+    ]
+    for row in table.rows:
+        start = f"{row.name:<18}{row.parameters:>14,}{row.paper_parameters_billion:>7.2f}B{row.deviation:>+8.2%}"
+        lines.append(start + _pairs(row))
+    lines += ["", "one layer: TFLOPs that the printed rows imply, and ours"]
+    lines += [f"{cost.letter} {cost.name:<46}{_pairs(cost)}" for cost in table.layers]
+    report = {
+        "table": 4,
+        "convention": table_4.CONVENTION,
+        "remarks": table_4.REMARKS,
+        "rows": rows,
+        "layers": [asdict(cost) for cost in table.layers],
+    }
+    return report, [*lines, "", *_wrapped([table_4.CONVENTION, *table_4.REMARKS])]
+
+
+def _pairs(values: table_4.Table4Row | table_4.LayerCost) -> str:
+    trios = zip(values.paper_tflops, values.tflops, values.tflops_without_text, strict=True)
+    return "".join(f"   {paper:>8.2f}{ours:>8.2f}{bare:>9.2f}" for paper, ours, bare in trios)
+
+
+def _wrapped(paragraphs: Iterable[str]) -> list[str]:
+    return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, _WIDTH)]
+
+
+_TABLES: dict[int, Callable[[], Report]] = {2: _table_2, 4: _table_4}
