@@ -1,0 +1,47 @@
+"""The networks on a CUDA device: equal to diffusers there too, and to themselves on the CPU up to rounding."""
+
+import pytest
+import torch
+
+from tests.assertions import assert_relative_close
+from tests.models.denoiser.builders import history_and_noisy, prompts, random_model, times
+from tests.models.denoiser.wan_builders import (
+    SHAPES,
+    TEXT_DIM,
+    debug_model,
+    in_dtype,
+    inputs,
+    stock_model,
+    twin,
+    velocity,
+)
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_wan_with_attention_equals_diffusers(shape: str, dtype: torch.dtype) -> None:
+    stock = stock_model(shape)
+    ours = twin(stock).to("cuda", dtype)
+    arguments = in_dtype(inputs(lengths=(7, 100), num_rows=512, text_dim=TEXT_DIM, size=(5, 16, 24)), dtype)
+    arguments = {name: value.cuda() for name, value in arguments.items()}
+    assert torch.equal(velocity(ours, arguments), velocity(stock.to("cuda", dtype), arguments))
+
+
+def test_wan_with_scans_equals_itself_on_the_cpu() -> None:
+    model, arguments = debug_model(mixer_plan="full"), inputs()
+    expected = velocity(model, arguments)
+    there = velocity(model.cuda(), {name: value.cuda() for name, value in arguments.items()})
+    assert_relative_close(there.cpu(), expected, 1e-4)
+
+
+@pytest.mark.parametrize("plan", ["attention-only", "full", "parallel"])
+def test_the_pyramid_network_equals_itself_on_the_cpu(plan: str) -> None:
+    model = random_model(mixer_plan=plan).double()
+    clips, text = history_and_noisy((0, 0, 1, 2), base=(2, 4)), prompts()
+    with torch.no_grad():
+        expected = model(clips, times(), text)
+        there = [type(clip)(clip.latents.cuda(), clip.level) for clip in clips]
+        found = model.cuda()(there, times().cuda(), text.to("cuda"))
+    assert_relative_close(found.cpu(), expected, 1e-6)
