@@ -26,18 +26,26 @@ def _slow(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scale: flo
     return out
 
 
-@pytest.mark.parametrize("scale", [None, 0.3])
-def test_equals_softmax_written_out(scale: float | None) -> None:
-    query, key, value = _normal(2, 5, 2, 4), _normal(2, 6, 2, 4), _normal(2, 6, 2, 4)
+@pytest.mark.parametrize("width", [4, 320], ids=["short heads", "long heads"])
+@pytest.mark.parametrize("given", [None, 0.05])
+def test_equals_softmax_written_out(given: float | None, width: int) -> None:
+    query, key, value = _normal(2, 5, 2, width), _normal(2, 6, 2, width), _normal(2, 6, 2, width)
+    scale = width**-0.5 if given is None else given
     allowed = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(0)) > 0.5
     allowed[..., 0] = True
-    expected = _slow(query, key, value, allowed, scale or 0.5)
-    assert_relative_close(attention(query, key, value, allowed[:, None], scale), expected, 1e-12)
+    expected = _slow(query, key, value, allowed, scale)
+    assert_relative_close(attention(query, key, value, allowed[:, None], given), expected, 1e-12)
     everything = torch.ones_like(allowed)
-    assert_relative_close(
-        attention(query, key, value, scale=scale), _slow(query, key, value, everything, scale or 0.5), 1e-12
-    )
+    assert_relative_close(attention(query, key, value, scale=given), _slow(query, key, value, everything, scale), 1e-12)
     shared = allowed[:1].expand(2, -1, -1)
     assert_relative_close(
-        attention(query, key, value, allowed[0], scale), _slow(query, key, value, shared, scale or 0.5), 1e-12
+        attention(query, key, value, allowed[0], given), _slow(query, key, value, shared, scale), 1e-12
     )
+
+
+def test_long_heads_stay_in_the_range_of_half_precision() -> None:
+    query = torch.full((1, 2, 1, 100_000), 5.0, dtype=torch.float16)
+    value = torch.randn(1, 2, 1, 100_000, generator=torch.Generator().manual_seed(0)).half()
+    mixed = attention(query, query, value)
+    assert mixed.isfinite().all()
+    assert_relative_close(mixed[:, 0].double(), value.double().mean(1), 1e-3)
