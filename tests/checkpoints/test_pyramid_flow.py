@@ -335,7 +335,7 @@ def test_targets_that_would_lose_something_are_refused(root, tmp_path, monkeypat
             convert(root, target)
     convert(root, tmp_path / "ours")
     convert(root, tmp_path / "ours")
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="would be lost"):
         restore(tmp_path / "ours", root)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(UserError, match="GiB free"):

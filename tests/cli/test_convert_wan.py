@@ -1,6 +1,7 @@
 """`m4v convert wan` and `m4v convert attention-to-mamba` from the command line."""
 
 import json
+import os
 
 import pytest
 from safetensors.torch import load_file
@@ -47,7 +48,7 @@ def test_original_checkpoints_say_what_is_still_needed(m4v, tmp_path):
         (("original", "original/ours"), "overlaps the source"),
         (("original", "ours", "--max-shard-size", "big"), "'big' cannot be read"),
         (("original", "ours", "--reverse", "--to-mamba"), "leave --to-mamba out"),
-        (("original", "ours", "--reverse"), "config.json"),
+        (("original", "ours", "--reverse"), "original is not a model folder: it has no model_index.json"),
         (("i2v", "ours"), "image-to-video"),
     ],
 )
@@ -76,3 +77,27 @@ def test_help_lists_the_options(m4v, action):
     assert outcome.code == 0
     assert "--plan" in outcome.out
     assert "--map" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--plan", "full"), "add that, or leave --plan out"),
+        (("--seed", "0"), "add that, or leave --seed out"),
+        (("--conv-activation", "none"), "add that, or leave --conv-activation out"),
+        (("--layout", "diffusers"), "belongs to --reverse"),
+        (("--reverse", "--dtype", "bfloat16"), "leave --dtype out"),
+        (("--reverse", "--parts", "original"), "leave --parts out"),
+        (("--json", "original"), "it is a folder"),
+        (("--json", "pipe"), "neither a file nor a folder"),
+        (("--json", "original/config.json/report.json"), "another place with --json"),
+        (("--json", ""), "--json is empty"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused_before_the_work(m4v, tmp_path, words, message):
+    save_original(tmp_path / "original")
+    os.mkfifo(tmp_path / "pipe")
+    outcome = m4v("convert", "wan", "original", "ours", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "ours").exists()

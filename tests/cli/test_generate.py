@@ -272,3 +272,11 @@ def test_an_interruption_is_code_130_and_leaves_nothing(m4v, tmp_path, monkeypat
     assert outcome.code == 130
     assert "Interrupted" in outcome.err
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [("--seed", "-1"), ("--seed", str(2**63 - 2), "--num", "2")])
+def test_seeds_out_of_range_are_refused_before_the_first_video(m4v, tmp_path, words):
+    outcome = m4v("generate", PROMPT, *words)
+    assert outcome.code == 2
+    assert f"--seed is {words[1]}; expected a whole number from 0 to" in outcome.err
+    assert files(tmp_path) == []

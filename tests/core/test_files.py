@@ -113,3 +113,64 @@ def test_a_writer_that_writes_nothing_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot write"), atomic_path(tmp_path / "a.txt"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_link_names_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    for name in ("real", "absent"):
+        (tmp_path / f"link-{name}").symlink_to(tmp_path / name)
+    (tmp_path / "real").mkdir()
+    for name in ("real", "absent"):
+        _write_folder(tmp_path / f"link-{name}")
+        assert (tmp_path / f"link-{name}").is_symlink()
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
+
+
+def test_the_folder_one_stands_in_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    _write_folder(Path())
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["here", "here/new"]
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        _write(pipe)
+    assert pipe.is_fifo()
+
+
+def test_an_interrupted_exchange_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").touch()
+    replace, calls = Path.replace, iter((None, KeyboardInterrupt()))
+
+    def interrupted(self: Path, other: Path) -> Path:
+        if error := next(calls, None):
+            raise error
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _write_folder(target)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["model", "model/old"]
+
+
+def test_names_too_long_and_links_in_circles_are_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for target in (tmp_path / ("x" * 300), tmp_path / "circle" / "a"):
+        with pytest.raises(UserError, match="Cannot write"):
+            _write(target)
+
+
+def test_a_source_that_cannot_be_read_is_not_blamed_on_the_target(tmp_path: Path) -> None:
+    gone = tmp_path / "sources" / "gone"
+    with pytest.raises(UserError, match=r"gone cannot be read: No such file"), atomic_path(tmp_path / "out" / "a"):
+        gone.read_bytes()
+
+
+def _write_folder(target: Path) -> None:
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()

@@ -49,7 +49,7 @@ def test_linear_decay_replaces_both_scales_down_to_a_floor() -> None:
     assert [guidance.for_unit(unit).scale for unit in (0, 1, 2, 9, 10, 11, 30)] == [7.0, 6.5, 6.0, 2.5, 2.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize("scale", [-1.0, float("nan")])
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_bad_values_are_rejected(scale: float) -> None:
     with pytest.raises(UserError, match="guidance scale"):
         ClassifierFreeGuidance(scale)

@@ -110,3 +110,12 @@ def test_resize_cover_keeps_the_centre_and_the_aspect() -> None:
 def test_resize_cover_never_returns_its_argument() -> None:
     image = gradient(8, 8)
     assert not np.shares_memory(resize_cover(image, 8, 8), image)
+
+
+def test_sixteen_bits_keep_their_greys_and_unknown_ranges_are_refused(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert abs(read_image(tmp_path / "deep.png")[..., 0] * 257.0 - grey).max() <= 257
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(MediaError, match="32 bits"):
+        read_image(tmp_path / "float.tiff")

@@ -236,3 +236,12 @@ def test_saving_leaves_nothing_half_written(tmp_path):
     with pytest.raises(UserError, match="Cannot write"):
         wan_pipeline().save_pretrained(tmp_path / "file" / "model")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_second_network_is_refused_in_a_folder_of_ours_too(tmp_path):
+    wan_pipeline().save_pretrained(tmp_path / "ours")
+    path = tmp_path / "ours" / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {"transformer_2": ["diffusers", "WanTransformer3DModel"]}))
+    with pytest.raises(UserError, match=r"names a transformer_2, as Wan2\.2 has it"):
+        WanM4VPipeline.from_pretrained(tmp_path / "ours")

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from m4v.checkpoints.json_tables import read_json
-from m4v.core.errors import UserError
+from m4v.checkpoints.json_tables import read_json, write_json
+from m4v.core.errors import UserError, shorten
 
 CONVERSION_RECORD = "conversion.json"
 
@@ -16,15 +16,30 @@ def require_new_target(source: Path, target: Path) -> None:
     """Check that a converted folder may take a place: a new one, an empty folder, or that of an older conversion.
 
     Raises:
-        UserError: if the place holds something else, or lies in the source (or the source in it).
+        UserError: if the place holds something else, lies in the source (or the source in it), or cannot be looked at.
     """
+    try:
+        _check_target(source, target)
+    except OSError as error:
+        raise UserError(f"Cannot write {target}: {error.strerror or error}. Choose another place.") from error
+
+
+def _check_target(source: Path, target: Path) -> None:
     own, other = target.resolve(), source.resolve()
     if own == other or own in other.parents or other in own.parents:
         raise UserError(f"The target {target} overlaps the source {source}. Choose a folder beside it.")
     if target.is_file():
         raise UserError(f"The target {target} is a file. Name a folder.")
-    if target.is_dir() and any(target.iterdir()) and not (target / CONVERSION_RECORD).is_file():
-        raise UserError(f"The target {target} holds other files, which would be lost. Choose a new folder.")
+    found = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    if not found:
+        return
+    written = (read_record(target) or {}).get("entries")
+    # What was added since, such as an autoencoder copied in by hand, is nobody's to delete.
+    others = sorted(found - set(written)) if isinstance(written, list) else sorted(found)
+    if others:
+        raise UserError(
+            f"The target {target} holds other files, which would be lost: {shorten(others)}. Choose a new folder."
+        )
 
 
 def link_tree(source: Path, target: Path, skip: Collection[str] = ()) -> None:
@@ -36,6 +51,9 @@ def link_tree(source: Path, target: Path, skip: Collection[str] = ()) -> None:
         source: Folder to take from; links in it are followed, hidden entries left out.
         target: Folder to fill; made if needed.
         skip: Names right below `source` to leave out.
+
+    Raises:
+        UserError: if a link leads nowhere.
     """
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
@@ -44,6 +62,8 @@ def link_tree(source: Path, target: Path, skip: Collection[str] = ()) -> None:
         if entry.is_dir():
             link_tree(entry, target / entry.name)
             continue
+        if not entry.is_file():
+            raise UserError(f"{entry} cannot be read: its link leads nowhere. Download the files again.")
         if entry.suffix != ".safetensors" or not _is_linked(entry, target / entry.name):
             shutil.copyfile(entry, target / entry.name)
 
@@ -54,6 +74,12 @@ def _is_linked(source: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write down what a conversion did, and what is in the folder by now: call it last."""
+    entries = sorted({CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())})
+    write_json(folder / CONVERSION_RECORD, {**record, "entries": entries})
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}). Restore or download it again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected a table. Restore or download it again.")

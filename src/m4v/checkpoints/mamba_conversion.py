@@ -11,10 +11,10 @@ import torch
 
 from m4v.checkpoints.attention_to_mamba import MambaInitialisation, MixerPlace, mamba_recipes
 from m4v.checkpoints.conversion_report import ConversionReport
-from m4v.checkpoints.converted_folder import CONVERSION_RECORD, link_tree, read_record, require_new_target
+from m4v.checkpoints.converted_folder import CONVERSION_RECORD, link_tree, read_record, require_new_target, write_record
 from m4v.checkpoints.json_tables import read_json, write_json
 from m4v.checkpoints.model_card import MODEL_CARD, TRAINING_FACTS, read_training_facts, write_model_card
-from m4v.checkpoints.model_folder import MODEL_INDEX
+from m4v.checkpoints.model_folder import read_model_index
 from m4v.checkpoints.tensor_files import TensorSpec, open_tensors, write_shards
 from m4v.checkpoints.tensor_recipes import Advance, Recipe, RenamedTensors, Tensors, make_tensors
 from m4v.checkpoints.weights import compare_shapes
@@ -216,7 +216,7 @@ def convert_attention_to_mamba(
 
     Source: Appendix D.2.
     """
-    index, config = read_json(source / MODEL_INDEX), read_json(source / "transformer" / "config.json")
+    index, config = read_model_index(source), read_json(source / "transformer" / "config.json")
     base = BASES.get(str(config.get("_class_name")))
     if base is None:
         raise UserError(
@@ -235,9 +235,9 @@ def convert_attention_to_mamba(
         write = functools.partial(write_shards, temporary / "transformer", max_shard_bytes=max_shard_bytes)
         report = make_tensors(plan.recipes(tensors), tensors, target, write, on_progress)
         record = {"conversion": "attention-to-mamba", **plan.record(), **report.to_plain()}
-        write_json(temporary / CONVERSION_RECORD, {**record, "source": read_record(source)})
         facts = mamba_facts(plan, read_training_facts(source))
-        write_model_card(temporary, target.name, index.get("defaults", {}), facts, base.pipeline)
+        write_model_card(temporary, target.resolve().name, index.get("defaults", {}), facts, base.pipeline)
+        write_record(temporary, {**record, "source": read_record(source)})
     return report
 
 

@@ -138,7 +138,8 @@ def read_model_index(folder: Path) -> dict[str, Any]:
     if not index_path.is_file():
         raise UserError(
             f"{folder} is not a model folder: it has no {MODEL_INDEX}. Give the folder that `save_pretrained` or "
-            "`m4v train` wrote (in a run folder: export/)."
+            "`m4v train` wrote (in a run folder: export/). Checkpoints of Pyramid-Flow and of Wan2.1's original code "
+            "become one with `m4v convert`."
         )
     return read_json(index_path)
 

@@ -10,7 +10,7 @@ import diffusers
 import torch
 
 from m4v.checkpoints.conversion_report import ConversionReport
-from m4v.checkpoints.converted_folder import CONVERSION_RECORD, require_new_target
+from m4v.checkpoints.converted_folder import require_new_target, write_record
 from m4v.checkpoints.json_tables import read_json, write_json
 from m4v.checkpoints.model_card import MODEL_CARD
 from m4v.checkpoints.model_folder import MODEL_INDEX
@@ -94,7 +94,7 @@ class PyramidFlowConversion:
         Raises:
             UserError: if the place holds something else, is full or cannot be written.
         """
-        require_new_target(self.checkpoint.transformer, target)
+        require_new_target(self.checkpoint.source, target)
         num_bytes = sum(network.nbytes for network in self.networks.values())
         encoders = [folder for part, folder in self.text_parts.items() if part in ENCODERS]
         require_free_space(target, num_bytes + sum(copied_bytes(folder, target) for folder in encoders))
@@ -107,9 +107,9 @@ class PyramidFlowConversion:
                 bring_text_part(folder, temporary / part)
             PyramidFlowScheduler().save_pretrained(temporary / "scheduler")
             write_json(temporary / MODEL_INDEX, self._index())
-            write_json(temporary / CONVERSION_RECORD, self._record(reports))
-            card = _CARD.format(name=target.name, variant=self.checkpoint.variant)
+            card = _CARD.format(name=target.resolve().name, variant=self.checkpoint.variant)
             (temporary / MODEL_CARD).write_text(card, encoding="utf-8")
+            write_record(temporary, self._record(reports))
         return reports
 
     def _index(self) -> dict[str, Any]:

@@ -43,7 +43,11 @@ def denoiser_arguments(config: Mapping[str, Any], shapes: Mapping[str, tuple[int
     head_dim = next((shape[0] for name, shape in shapes.items() if name.endswith("attn.norm_q.weight") and shape), 0)
     if not head_dim or width % head_dim:
         raise UserError(f"The width {width} of x_embedder.weight is no multiple of the head width {head_dim}.")
-    wide = [shape[0] for name, shape in shapes.items() if name.endswith(("ff.net.0.proj.weight", "proj_mlp.weight"))]
+    wide = [
+        shape[0]
+        for name, shape in shapes.items()
+        if name.endswith(("ff.net.0.proj.weight", "proj_mlp.weight")) and shape
+    ]
     found = {
         "in_channels": token_dim,
         "num_layers": _count_blocks(shapes, "transformer_blocks."),
@@ -129,6 +133,11 @@ def vae_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     released = CausalVideoVAEConfig.pyramid_flow()
     known = vae_config_of(released)
     settings = {**known, **{key: value for key, value in config.items() if key in known}}
+    for key, value in settings.items():
+        if isinstance(known[key], list) and not _are_levels(value, known[key]):
+            raise UserError(
+                f"The autoencoder has {key} = {value!r}; expected {len(known[key])} values like {known[key]}."
+            )
     pairs = {
         "encoder_in_channels": "decoder_out_channels",
         "encoder_out_channels": "decoder_in_channels",
@@ -216,7 +225,17 @@ def _matrix(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, int]
 
 def _count_blocks(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
     numbers = [name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    # Numbers that leave gaps are told by the tensors missing in them; a table as long as any number is not needed.
+    return min(len(shapes), 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1))
+
+
+def _are_levels(values: Any, released: Sequence[Any]) -> bool:
+    """Whether a setting has one value per level, of the kind that the released one has."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) == len(released)
+        and all(type(value) is type(known) for value, known in zip(values, released, strict=True))
+    )
 
 
 def _are_numbers(values: Any) -> bool:

@@ -139,7 +139,7 @@ def refuse_neighbours(names: Iterable[str], class_name: str | None, where: str) 
         UserError: if it is a known other network, or of no known kind.
     """
     found = set(names)
-    kinds = [_FOREIGN_CLASSES[class_name]] if class_name in _FOREIGN_CLASSES else []
+    kinds = [kind for name, kind in _FOREIGN_CLASSES.items() if name == class_name]
     kinds += [kind for telltale, kind in _NEIGHBOURS if telltale in found]
     is_native = found >= _TELLTALES
     if kinds and is_native and "FLUX" not in kinds[0]:

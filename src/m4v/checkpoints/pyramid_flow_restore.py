@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m4v.checkpoints.converted_folder import CONVERSION_RECORD, link_tree, read_record
+from m4v.checkpoints.converted_folder import CONVERSION_RECORD, link_tree, read_record, require_new_target
 from m4v.checkpoints.json_tables import read_json
-from m4v.checkpoints.model_folder import MODEL_INDEX
+from m4v.checkpoints.model_folder import read_model_index
 from m4v.checkpoints.pyramid_flow import CONVERSION
 from m4v.checkpoints.pyramid_flow_config import denoiser_arguments, denoiser_config_of, vae_arguments, vae_config_of
 from m4v.checkpoints.pyramid_flow_names import TRAINING_PREFIX, denoiser_renaming
@@ -68,7 +68,7 @@ class RestorableNetwork:
         else:
             write_shards(folder, {name: self.source.specs[own] for name, own in self.own_names.items()}, read)
         if self.config is not None:
-            (folder / "config.json").write_text(self.config, encoding="utf-8")
+            (folder / "config.json").write_bytes(self.config.encode())
 
     @property
     def is_exact(self) -> bool:
@@ -104,7 +104,7 @@ class PyramidFlowRestoration:
         Raises:
             UserError: naming the layers or settings that Pyramid-Flow does not know, or what is wrong with the folder.
         """
-        index = read_json(source / MODEL_INDEX)
+        index = read_model_index(source)
         if index.get("_class_name") != "M4VPipeline":
             raise UserError(f"{source} holds a {index.get('_class_name')}; only an M4VPipeline can go back.")
         record = read_record(source) or {}
@@ -139,8 +139,7 @@ class PyramidFlowRestoration:
         Raises:
             UserError: if the place holds something, is full or cannot be written.
         """
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UserError(f"{target} is there already. Name a new folder.")
+        require_new_target(self.source, target)
         require_free_space(target, sum(network.source.nbytes for network in self.networks))
         with atomic_path(target) as temporary:
             temporary.mkdir()

@@ -43,6 +43,7 @@ class PyramidFlowCheckpoint:
     """A checkpoint as found on disk.
 
     Attributes:
+        source: The place that was named.
         variant: The denoiser to read.
         transformer: Its folder or file.
         transformer_config: Its `config.json`, if there is one.
@@ -50,6 +51,7 @@ class PyramidFlowCheckpoint:
         notes: What was chosen or is missing, in sentences.
     """
 
+    source: Path
     variant: str
     transformer: Path
     transformer_config: Path | None
@@ -72,6 +74,11 @@ def find_checkpoint(source: Path, variant: str | None = None) -> PyramidFlowChec
     variants = [name for name in VARIANTS if (source / transformer_folder(name)).is_dir()]
     if variants:
         return _root(source, variants, variant)
+    if (source / "model_index.json").is_file():
+        raise UserError(
+            f"{source} is a model folder in the layout of diffusers, not a Pyramid-Flow checkpoint. Give the root of "
+            "such a checkpoint. (--reverse turns a folder made from one back; Wan2.1 takes m4v convert wan.)"
+        )
     if any((source / name).is_dir() for name in PART_FOLDERS.values()):
         raise UserError(
             f"{source} has no {', '.join(map(transformer_folder, VARIANTS))}; expected at least one of them. Give the "
@@ -118,7 +125,7 @@ def _root(source: Path, variants: list[str], variant: str | None) -> PyramidFlow
             f"{source} has no {', '.join(missing)}: these parts are left out, and whoever opens the model brings them."
         )
     folder = source / transformer_folder(chosen)
-    return PyramidFlowCheckpoint(chosen, folder, _config_in(folder), parts, tuple(notes))
+    return PyramidFlowCheckpoint(source, chosen, folder, _config_in(folder), parts, tuple(notes))
 
 
 def _lone(source: Path, variant: str | None) -> PyramidFlowCheckpoint:
@@ -131,7 +138,7 @@ def _lone(source: Path, variant: str | None) -> PyramidFlowCheckpoint:
         notes.append(f"Nothing tells which variant it is; taking the settings of {chosen} (--variant changes it).")
     if config is None:
         notes.append(f"There is no {folder / 'config.json'}; what the tensors do not tell is taken as released.")
-    return PyramidFlowCheckpoint(chosen, source, config, {}, tuple(notes))
+    return PyramidFlowCheckpoint(source, chosen, source, config, {}, tuple(notes))
 
 
 def _config_in(folder: Path) -> Path | None:

@@ -39,7 +39,7 @@ class StoredFiles:
         texts = [root / name for name in _TEXTS] + ([] if source.index_path is None else [source.index_path])
         return cls(
             {part.path.relative_to(root).as_posix(): part.header for part in parts},
-            {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in texts if path.is_file()},
+            {path.relative_to(root).as_posix(): _text_of(path) for path in texts if path.is_file()},
         )
 
     @classmethod
@@ -84,9 +84,21 @@ class StoredFiles:
             for path, header in self.headers.items():
                 write_safetensors(_place(root, path), header, read)
             for path, text in self.texts.items():
-                _place(root, path).write_text(text, encoding="utf-8")
+                _place(root, path).write_bytes(text.encode())
 
         return write
+
+
+def _text_of(path: Path) -> str:
+    """Read a text with the line endings it has, which `Path.read_text` would change.
+
+    Raises:
+        UserError: if it is no text.
+    """
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text. Restore or download it again.") from error
 
 
 def _place(root: Path, path: str) -> Path:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from m4v.checkpoints.json_tables import read_json
 from m4v.checkpoints.safetensors_header import SafetensorsHeader, TensorSpec, read_header
 from m4v.checkpoints.torch_file import TorchFile
 from m4v.core.errors import UserError, shorten
@@ -143,6 +145,9 @@ def _weights_of(folder: Path) -> Path:
                 )
             if candidates:
                 return folder / candidates[0]
+    if (folder / "snapshots").is_dir():
+        revisions = sorted(entry.name for entry in (folder / "snapshots").iterdir())
+        raise UserError(f"{folder} is the cache of a download. Give a folder in its snapshots/: {shorten(revisions)}.")
     raise UserError(
         f"{folder} holds no weights (*.safetensors, or *{', *'.join(_TORCH_SUFFIXES)}). Check the path, or download "
         "the files again."
@@ -169,11 +174,16 @@ def _open_file(path: Path) -> SafetensorsFile | TorchFile:
 
 
 def _open_shards(index_path: Path) -> TensorSource:
-    try:
-        weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index_path} is not an index of shards ({error}). Download it again.") from error
+    stored = read_json(index_path).get("weight_map")
+    weight_map: dict[str, Any] = stored if isinstance(stored, dict) else {}
+    files = weight_map.values()
+    # Shards lie beside their index: another path would be read from, and later written to, who knows where.
+    if not files or any(not isinstance(name, str) or Path(name).name != name for name in files):
+        raise UserError(
+            f"{index_path} is not an index of shards: it has no table weight_map from tensors to the names of files "
+            "beside it. Download it again."
+        )
+    names = sorted(set(files))
     absent = [name for name in names if not (index_path.parent / name).is_file()]
     if absent:
         raise UserError(

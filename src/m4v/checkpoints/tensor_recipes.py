@@ -1,5 +1,6 @@
 """How each tensor of a converted model is made, as data: the whole is checked before the first byte is written."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,13 +12,18 @@ from torch import Tensor
 
 from m4v.checkpoints.conversion_report import ConversionReport, Fate, TensorFate
 from m4v.checkpoints.tensor_files import TensorSpec
+from m4v.core.errors import UserError, shorten
 from m4v.core.files import require_free_space
+
+logger = logging.getLogger(__name__)
 
 Advance = Callable[[int, int], None]
 """Told how many tensors are made by now, and how many there are."""
 
 Write = Callable[[Mapping[str, TensorSpec], Callable[[str], Tensor]], Any]
 """Writes tensors of given types and shapes, which it asks for by name."""
+
+_CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Tensors(Protocol):
@@ -92,7 +98,18 @@ class Recipe:
         """The same tensor in another precision."""
         if self.spec.dtype == dtype or not self.spec.dtype.is_floating_point:
             return self
-        return replace(self, spec=TensorSpec(dtype, self.spec.shape), make=lambda: self.make().to(dtype))
+
+        def cast() -> Tensor:
+            value = self.make()
+            rounded = value.to(dtype)
+            if _is_finite(value) and not _is_finite(rounded):
+                raise UserError(
+                    f"{self.source} has values up to {value.abs().max().item():.3g}, which {dtype} cannot hold. "
+                    "Choose another precision, or keep that of the files."
+                )
+            return rounded
+
+        return replace(self, spec=TensorSpec(dtype, self.spec.shape), make=cast)
 
 
 def taken(name: str, source: Tensors, source_name: str | None = None) -> Recipe:
@@ -115,23 +132,41 @@ def make_tensors(
         on_progress: Told after every tensor.
 
     Raises:
-        UserError: if there is no room.
+        UserError: if there is no room, or a value leaves the range of the precision asked for.
     """
     by_name = {recipe.name: recipe for recipe in recipes}
     require_free_space(place, sum(recipe.spec.nbytes for recipe in by_name.values()))
     num_made = 0
+    strange: list[str] = []
 
     def make(name: str) -> Tensor:
         nonlocal num_made
         tensor = by_name[name].make()
+        if not _is_finite(tensor):
+            strange.append(by_name[name].source)
         num_made += 1
         if on_progress is not None:
             on_progress(num_made, len(by_name))
         return tensor
 
     write({name: recipe.spec for name, recipe in by_name.items()}, make)
+    if strange:
+        logger.warning(
+            "%d tensors hold values that are infinite or no numbers, so videos will be black; they are written as "
+            "they are: %s. Download the weights again.",
+            len(strange),
+            shorten(strange),
+        )
     used = {name for recipe in by_name.values() for name in recipe.ingredients}
     return ConversionReport(
         tuple(TensorFate(recipe.name, recipe.fate, recipe.source) for recipe in by_name.values()),
         tuple(name for name in source.specs if name not in used),
     )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are numbers; types of eight bits and whole numbers are not looked at."""
+    if tensor.dtype not in _CHECKED or tensor.numel() == 0:
+        return True
+    # Extremes need no memory of the tensor's size, and a single NaN makes both of them NaN.
+    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor))

@@ -43,6 +43,7 @@ class TorchFile:
 
     def _open(self) -> dict[str, Tensor]:
         path = self.path
+        _require_pickle(path)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except pickle.UnpicklingError as error:
@@ -53,12 +54,27 @@ class TorchFile:
                 "save_file(torch.load(sys.argv[1], map_location='cpu', weights_only=False), sys.argv[2])\" "
                 f"{path.name} {path.stem}.safetensors"
             ) from error
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{path} cannot be read as torch weights ({reason}). Restore or download it again.") from (
                 error
             )
         return _state_dict(path, content)
+
+
+def _require_pickle(path: Path) -> None:
+    """Tell what can be no torch file at all, as saved web pages and pointers of large-file storage.
+
+    Raises:
+        UserError: if the file begins neither as a zip archive nor as a pickle.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if not start.startswith((b"PK", b"\x80")):
+        raise UserError(f"{path} is not a torch file ({path.stat().st_size} bytes). Restore or download it again.")
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
@@ -67,10 +83,10 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
         content = content[nests[0]]
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no state dict. Expected tensors by name.")
-    strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    strangers = [name for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if strangers:
         raise UserError(
-            f"{path} holds {len(strangers)} entries that are no tensors ({', '.join(map(str, strangers[:4]))}). Save "
-            "the state dict of the network alone."
+            f"{path} holds {len(strangers)} entries that are no named tensors ({', '.join(map(str, strangers[:4]))}). "
+            "Save the state dict of the network alone."
         )
     return content

@@ -11,7 +11,7 @@ import torch
 
 from m4v.checkpoints.attention_to_mamba import MambaInitialisation
 from m4v.checkpoints.conversion_report import ConversionReport
-from m4v.checkpoints.converted_folder import CONVERSION_RECORD, link_tree, require_new_target
+from m4v.checkpoints.converted_folder import link_tree, require_new_target, write_record
 from m4v.checkpoints.json_tables import read_json, write_json
 from m4v.checkpoints.mamba_conversion import MambaPlan, mamba_facts
 from m4v.checkpoints.model_card import write_model_card
@@ -26,6 +26,8 @@ from m4v.core.files import atomic_path
 from m4v.flow.library_schedulers import make_library_scheduler
 
 _PARTS = ("vae", "text_encoder", "tokenizer")
+# Field of config.json, and what it must say: other models have folders of these names, too.
+_SIGNS = {"vae": ("_class_name", "AutoencoderKLWan"), "text_encoder": ("model_type", "umt5")}
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def convert_wan(
             **report.to_plain(),
             "source_files": StoredFiles.of(source.root, source.stored).to_plain(),
         }
-        write_json(temporary / CONVERSION_RECORD, record)
-        write_model_card(temporary, target.name, defaults, facts, OUR_PIPELINE)
+        write_model_card(temporary, target.resolve().name, defaults, facts, OUR_PIPELINE)
+        write_record(temporary, record)
     return WanConversion(report, missing)
 
 
@@ -124,6 +126,11 @@ def _homes(source: WanSource, parts: Path | None) -> dict[str, Path]:
         for name in _PARTS:
             if name not in homes and (source.parts_root / name).is_dir():
                 homes[name] = source.parts_root
+    for name in homes.keys() & _SIGNS.keys():
+        field, needed = _SIGNS[name]
+        path = homes[name] / name / "config.json"
+        if (found := read_json(path).get(field)) != needed:
+            raise UserError(f"{path} says {field} = {found!r}; expected {needed!r}, as Wan2.1 has it. Choose another.")
     return homes
 
 

@@ -49,6 +49,11 @@ def check_wan_folder(folder: Path, skip: frozenset[str] = frozenset(), variant: 
             f"{folder} holds a {found}, but a {OUR_PIPELINE} or a stock {STOCK_PIPELINE} of Wan2.1 text-to-video is "
             "needed. Choose another model."
         )
+    if index.get("transformer_2") not in (None, [None, None]):
+        raise UserError(
+            f"{folder / MODEL_INDEX} names a transformer_2, as Wan2.2 has it; only Wan2.1 text-to-video is supported. "
+            "Choose another model, or take the entry out."
+        )
     kinds: dict[str, ComponentKind] = dict(WAN_COMPONENTS)
     if index.get("transformer") == _STOCK_TRANSFORMER:
         kinds["transformer"] = _STOCK_KIND

@@ -87,7 +87,7 @@ def refuse_config(config: Mapping[str, Any], where: Path) -> None:
         UserError: naming the neighbour.
     """
     name = config.get("_class_name")
-    if name in _CLASSES:
+    if isinstance(name, str) and name in _CLASSES:
         raise _refusal(where, _CLASSES[name])
     if name not in _KNOWN_CLASSES:
         raise _refusal(where, f"a {name}")
@@ -97,7 +97,7 @@ def refuse_config(config: Mapping[str, Any], where: Path) -> None:
         raise _refusal(where, _WAN22_5B)
     kind = config.get("model_type", "t2v")
     if kind != "t2v":
-        raise _refusal(where, _MODEL_TYPES.get(kind, f"a Wan model of the type {kind!r}"))
+        raise _refusal(where, _MODEL_TYPES.get(str(kind), f"a Wan model of the type {kind!r}"))
     if config.get("vace_layers"):
         raise _refusal(where, _VACE)
     if config.get("pos_embed_seq_len") is not None:
@@ -105,16 +105,16 @@ def refuse_config(config: Mapping[str, Any], where: Path) -> None:
     for key in ("image_dim", "added_kv_proj_dim"):
         if config.get(key) is not None:
             raise _refusal(where, _IMAGE_TO_VIDEO)
-    refuse_channels(config.get("in_dim", config.get("in_channels", 16)), where)
+    refuse_channels(config.get("in_dim", config.get("in_channels")), where)
 
 
-def refuse_channels(channels: int, where: Path) -> None:
+def refuse_channels(channels: object, where: Path) -> None:
     """Refuse numbers of input channels that only neighbours have.
 
     Raises:
         UserError: naming the neighbour.
     """
-    if channels in _CHANNELS:
+    if isinstance(channels, int) and channels in _CHANNELS:
         raise _refusal(where, _CHANNELS[channels])
 
 

@@ -12,7 +12,7 @@ from m4v.checkpoints.converted_folder import CONVERSION_RECORD, link_tree, requi
 from m4v.checkpoints.json_tables import read_json, write_json
 from m4v.checkpoints.mamba_conversion import constructor_arguments
 from m4v.checkpoints.model_card import MODEL_CARD, TRAINING_FACTS
-from m4v.checkpoints.model_folder import MODEL_INDEX
+from m4v.checkpoints.model_folder import MODEL_INDEX, read_model_index
 from m4v.checkpoints.renaming import Renaming
 from m4v.checkpoints.stored_files import StoredFiles
 from m4v.checkpoints.tensor_files import TensorSpec, open_tensors, write_shards
@@ -53,6 +53,7 @@ def reverse_wan(
     Raises:
         UserError: if the source is something else or has state-space layers, or the place cannot be written.
     """
+    read_model_index(source)
     settings = _attention_settings(source)
     require_new_target(source, target)
     tensors = open_tensors(source / "transformer")

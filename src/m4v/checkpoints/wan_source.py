@@ -36,6 +36,13 @@ ORIGINAL_FIELDS = {
     "num_layers": "num_layers",
     "eps": "eps",
 }
+# Fixed in the original code's checkpoints: with anything else, it would be another network.
+_ORIGINAL_FIXED: dict[str, Any] = {
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "window_size": [-1, -1],
+    "text_len": 512,
+}
 DIFFUSERS_FIELDS = frozenset(to_plain(PRESETS["wan-14b"])) - {
     *("mixer_plan", "mixer", "recomposition", "temporal_branch", "text_path")
 }
@@ -102,7 +109,7 @@ def open_wan(path: Path) -> WanSource:
     renaming.require_theirs(own_names, str(path))
     tensors = RenamedTensors(stored, {ours: own_names[theirs] for theirs, ours in renaming.theirs_to_ours.items()})
     refuse_channels(_axis(tensors.specs, "patch_embedding.weight", 1), path)
-    arguments = _arguments(config, tensors.specs)
+    arguments = _arguments(config or {}, layout, tensors.specs)
     WAN.require_shapes(arguments, tensors, path)
     return WanSource(path, layout, stored, tensors, arguments, None if network == path else path)
 
@@ -137,7 +144,7 @@ def _common_prefix(names: Iterable[str], where: Path) -> str:
 
 
 def _layout(names: Mapping[str, str], where: Path) -> Layout:
-    table = wan_renaming(count_layers(names))
+    table = wan_renaming(min(len(names), count_layers(names)))  # a damaged name may bear any number
     theirs, ours = table.theirs_to_ours.keys(), table.ours_to_theirs.keys()
     original, diffusers = len((theirs - ours) & names.keys()), len((ours - theirs) & names.keys())
     if original and diffusers:
@@ -158,15 +165,19 @@ def _num_layers(config: Mapping[str, Any] | None, names: Mapping[str, str], spec
     """Layers that the checkpoint should have: as configured, as released, or as found."""
     stated = (config or {}).get("num_layers")
     if isinstance(stated, int) and stated > 0:
-        return stated
+        return min(stated, len(names))  # enough to list missing layers, however many a damaged configuration asks for
     embedding = names.get("patch_embedding.weight")
     width = specs[embedding].shape[0] if embedding else 0
     released = [preset.num_layers for preset in PRESETS.values() if preset.width == width]
-    return released[0] if released else max(1, count_layers(names))
+    return released[0] if released else max(1, min(len(names), count_layers(names)))
 
 
-def _arguments(config: Mapping[str, Any] | None, specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
-    """Arguments from the configuration; what it does not say is read from the tensors."""
+def _arguments(config: Mapping[str, Any], layout: Layout, specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """Arguments from the configuration; what it does not say is read from the tensors.
+
+    Raises:
+        UserError: if the configuration contradicts the tensors, or describes another network.
+    """
     patch = specs["patch_embedding.weight"].shape[2:]
     width = _axis(specs, "patch_embedding.weight", 0)
     arguments: dict[str, Any] = {
@@ -178,14 +189,37 @@ def _arguments(config: Mapping[str, Any] | None, specs: Mapping[str, TensorSpec]
         "ffn_dim": _axis(specs, "blocks.0.ffn.net.0.proj.weight", 0),
         "num_layers": count_layers(specs),
     }
-    known = constructor_arguments(config or {})
+    known = constructor_arguments(config)
+    if layout == "original":
+        _check_fixed(known, width)
+        known = {name: value for name, value in known.items() if name not in _ORIGINAL_FIXED}
     arguments |= {ours: known[theirs] for theirs, ours in ORIGINAL_FIELDS.items() if theirs in known}
     arguments |= {name: value for name, value in known.items() if name in DIFFUSERS_FIELDS}
     if "num_attention_heads" not in arguments:
         logger.warning("No configuration tells the number of heads; taking heads of %d channels.", _HEAD_DIM)
         arguments["num_attention_heads"] = max(1, width // _HEAD_DIM)
-    arguments.setdefault("attention_head_dim", width // arguments["num_attention_heads"])
+    heads = arguments["num_attention_heads"]
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise UserError(
+            f"config.json says that there are {heads!r} heads; expected a number that divides the width {width} of "
+            "patch_embedding.weight. Put the two files of the same model together."
+        )
+    arguments.setdefault("attention_head_dim", width // heads)
     return to_plain(wan_config(arguments | {"mixer_plan": "attention-only"}))
+
+
+def _check_fixed(config: Mapping[str, Any], width: int) -> None:
+    """Compare what the original code's checkpoints may say with what they must say.
+
+    Raises:
+        UserError: naming the field.
+    """
+    for name, needed in {**_ORIGINAL_FIXED, "dim": width}.items():
+        if config.get(name, needed) != needed:
+            raise UserError(
+                f"config.json says {name} = {config[name]!r}; expected {needed!r} for these tensors of Wan2.1 "
+                "text-to-video. Put the two files of the same model together."
+            )
 
 
 def _axis(specs: Mapping[str, TensorSpec], name: str, axis: int) -> int:

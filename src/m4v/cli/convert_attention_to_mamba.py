@@ -8,7 +8,7 @@ import tyro
 
 from m4v.cli.console import progress, result, say
 from m4v.cli.file_size import parse_size
-from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ def run(arguments: AttentionToMambaArguments) -> None:
         UserError: for input that cannot be used; nothing is written then.
     """
     max_shard_bytes = parse_size(arguments.max_shard_size)
+    require_json_target(arguments.json)
     from m4v.checkpoints.attention_to_mamba import MambaInitialisation
     from m4v.checkpoints.mamba_conversion import convert_attention_to_mamba
 

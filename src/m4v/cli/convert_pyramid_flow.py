@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from m4v.cli.console import progress, result, say
-from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
 from m4v.core.errors import UserError
 
 
@@ -45,6 +45,7 @@ def run(arguments: ConvertPyramidFlowArguments) -> None:
         raise UserError("--dtype is float16, whose range the activations leave; choose bfloat16, float32 or keep.")
     if arguments.reverse and arguments.dtype != "keep":
         raise UserError("--reverse writes every tensor as it is; leave --dtype out.")
+    require_json_target(arguments.json)
     report = _restore(arguments) if arguments.reverse else _convert(arguments)
     if arguments.json is not None:
         write_json(arguments.json, {"path": str(arguments.target), **report})

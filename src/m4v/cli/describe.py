@@ -8,7 +8,7 @@ import tyro
 
 from m4v.analysis.subjects import SUBJECTS, Subject
 from m4v.cli.console import result
-from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
 from m4v.core.shapes import LatentShape, VideoShape
@@ -42,6 +42,7 @@ class DescribeArguments:
 
 def run(arguments: DescribeArguments) -> None:
     """Describe a model, or print a table of the paper."""
+    require_json_target(arguments.json)
     if arguments.paper_table is not None:
         from m4v.cli.describe_tables import table_report
 

@@ -9,7 +9,7 @@ import tyro
 
 from m4v.checkpoints.bundled import default_bundled_model
 from m4v.cli.console import progress, result, say
-from m4v.cli.json_output import STANDARD_OUTPUT, write_json
+from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
 from m4v.cli.opening import open_pipeline
 from m4v.cli.output_paths import VideoJob, plan_jobs, require_writable
 from m4v.cli.verb import Action
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from m4v.cli.opening import AnyPipeline
 
 _MAX_FPS = 1000
+_MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +98,12 @@ def run(arguments: GenerateArguments) -> None:
         raise UserError(f"--num is {arguments.num}; make at least 1 video.")
     if arguments.fps is not None and not 0 < arguments.fps <= _MAX_FPS:
         raise UserError(f"--fps is {arguments.fps}; expected a number above 0 and up to {_MAX_FPS}.")
+    if not 0 <= arguments.seed <= _MAX_SEED - arguments.num:
+        raise UserError(f"--seed is {arguments.seed}; expected a whole number from 0 to {_MAX_SEED - arguments.num}.")
     jobs = plan_jobs(_prompts(arguments), arguments.seed, arguments.num, arguments.out)
     for path in (file for job in jobs for file in _files(arguments, job)):
         require_writable(path)
-    if arguments.json not in (None, STANDARD_OUTPUT):
-        require_writable(Path(arguments.json))
+    require_json_target(arguments.json)
     if arguments.image is not None:
         options["image"] = read_image(arguments.image)
     model = arguments.model or default_bundled_model()

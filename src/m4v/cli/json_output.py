@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from m4v.cli.output_paths import require_writable
+from m4v.core.errors import UserError
 from m4v.core.files import atomic_path
 
 STANDARD_OUTPUT = "-"
@@ -23,6 +25,21 @@ def with_explicit_target(words: list[str]) -> list[str]:
             if following != STANDARD_OUTPUT and (following.startswith("-") or " " in following):
                 result.append(STANDARD_OUTPUT)
     return result
+
+
+def require_json_target(target: str | None) -> None:
+    """Find out before the work whether a report can be written.
+
+    Args:
+        target: What the flag says; None: no report.
+
+    Raises:
+        UserError: if there is no name, or the place cannot be written.
+    """
+    if target == "":
+        raise UserError("--json is empty; name a file, or give - for standard output.")
+    if target not in (None, STANDARD_OUTPUT):
+        require_writable(Path(target), "--json")
 
 
 def write_json(target: str, report: Any) -> None:

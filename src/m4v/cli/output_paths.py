@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m4v.core.errors import UserError
+from m4v.core.files import existing_ancestor
 
 DEFAULT_FOLDER = Path("outputs")
 _SLUG_LENGTH = 60
@@ -70,19 +71,18 @@ def slug(prompt: str) -> str:
     return name or "video"
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, flag: str = "--out") -> None:
     """Find out before the work whether a file can be made, by making and removing one in the nearest existing folder.
 
     Raises:
-        UserError: if the place is a folder, lies below a file, or refuses new files.
+        UserError: if the place is a folder or a device, lies below a file, or refuses new files.
     """
-    if path.is_dir():
-        raise UserError(f"Cannot write {path}: it is a folder. Choose another name.")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        if path.is_dir():
+            raise UserError(f"Cannot write {path}: it is a folder. Choose another name.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"Cannot write {path}: it is neither a file nor a folder. Choose another name.")
+        with tempfile.TemporaryFile(dir=existing_ancestor(path.parent)):
             pass
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another place with --out.") from error
+        raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another place with {flag}.") from error

@@ -19,6 +19,6 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]  # torch goes on with advice for its own developers
         raise UserError(f"Device {name!r} cannot be used here ({reason}). Use auto, cpu, cuda or mps.") from error
     return device

@@ -1,17 +1,27 @@
 """Pixel and latent sizes of a video, and the compression that relates them (Sec. 3.1: causal VAE)."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from m4v.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoShape:
-    """Size of a video in pixels."""
+    """Size of a video in pixels.
+
+    Raises:
+        UserError: if a number is not whole.
+    """
 
     num_frames: int
     height: int
     width: int
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "height", "width"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UserError(f"{name} is {getattr(self, name)!r}; expected a whole number.")
 
     def __str__(self) -> str:
         return f"{self.num_frames} frames of {self.width}x{self.height} pixels"

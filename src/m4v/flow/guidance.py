@@ -23,7 +23,7 @@ class ClassifierFreeGuidance:
     scale: float
 
     def __post_init__(self) -> None:
-        if not self.scale >= 0:
+        if not 0 <= self.scale < float("inf"):
             raise UserError(f"The guidance scale is {self.scale}; expected 0 or more (1 switches guidance off).")
 
     @property
@@ -56,7 +56,7 @@ class LinearDecay:
     minimum: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (self.slope >= 0 and self.minimum >= 0):
+        if not (0 <= self.slope < float("inf") and 0 <= self.minimum < float("inf")):
             raise UserError(f"Guidance decay is slope {self.slope}, minimum {self.minimum}; expected 0 or more.")
 
 

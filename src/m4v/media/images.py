@@ -21,7 +21,7 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "h w 3"]:
     """
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image = _eight_bits(ImageOps.exif_transpose(opened))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -31,6 +31,19 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "h w 3"]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports damage in all of these ways, depending on the format.
         raise MediaError(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey values to 8 bits, which Pillow would clip to white.
+
+    Raises:
+        ValueError: for whole numbers or fractions of 32 bits, whose white nobody knows.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError("its grey values have 32 bits; save it with 8 or 16 bits per colour")
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
 
 
 def write_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:

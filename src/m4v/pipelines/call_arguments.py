@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from m4v.core.errors import UserError
@@ -93,7 +94,7 @@ def generators_for(
     """
     if generator is None:
         start = secrets.randbelow(2**31) if seed is None else seed
-        if not 0 <= start <= _MAX_SEED - copies:
+        if not isinstance(start, int | np.integer) or not 0 <= start <= _MAX_SEED - copies:
             raise UserError(f"seed is {start}; expected a whole number from 0 to {_MAX_SEED - copies}.")
         return [generator_for(start + copy) for _, copy in itertools.product(range(num_prompts), range(copies))]
     if seed is not None:

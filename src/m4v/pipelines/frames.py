@@ -1,6 +1,7 @@
 """Pixels as the VAE speaks them, and as people want them: arrays, tensors or pictures."""
 
 import itertools
+import logging
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 OutputType = Literal["np", "pt", "pil", "latent"]
 OUTPUT_TYPES: tuple[str, ...] = ("np", "pt", "pil", "latent")
@@ -28,6 +31,11 @@ def present(video: Float[Tensor, "b 3 t h w"], output_type: OutputType) -> Any:
         output_type: "np": uint8 `b t h w 3`; "pt": float tensor `b t 3 h w` in [0, 1]; "pil": a list of pictures per
             video.
     """
+    if not video.isfinite().all():
+        logger.warning(
+            "The video has pixels that are no numbers, which come out black or grey: the weights are damaged, guidance "
+            "is far too strong, or the precision too narrow (float16 often is; use bfloat16 or float32)."
+        )
     if output_type == "pt":
         return (video.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 1, 3, 4)
     frames = to_uint8(video)

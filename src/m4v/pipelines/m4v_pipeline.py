@@ -25,6 +25,7 @@ from m4v.flow.self_quality import SelfQualityGuidance
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.pipelines.call_arguments import SamplingArguments
+from m4v.pipelines.callbacks import changed_tensors
 from m4v.pipelines.config import GenerationDefaults
 from m4v.pipelines.first_frame import ImageLatents, Picture, first_unit
 from m4v.pipelines.frames import OutputType, join, present
@@ -420,5 +421,6 @@ class M4VPipeline(DiffusionPipeline, M4VLoraLoaderMixin):
     def _after_step(self, report: StepReport, callback: StepCallback | None) -> Tensor | None:
         if callback is None:
             return report.latents
-        changed = callback(self, report.step, report.timestep, {"latents": report.latents}) or {}
+        returned = callback(self, report.step, report.timestep, {"latents": report.latents})
+        changed = changed_tensors(returned, report.latents)
         return None if self._interrupt else changed.get("latents", report.latents)

@@ -1,6 +1,6 @@
 """Checks what a model can make of a sentence before it is encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from m4v.core.errors import UserError
@@ -14,6 +14,8 @@ def as_prompts(prompt: str | Sequence[str]) -> list[str]:
     Raises:
         UserError: if there is no prompt, or one of them is empty or not text.
     """
+    if not isinstance(prompt, str | Iterable):
+        raise UserError(f"The prompt is {prompt!r}; expected a sentence, or several.")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise UserError("There is no prompt; give at least one sentence.")
@@ -22,7 +24,20 @@ def as_prompts(prompt: str | Sequence[str]) -> list[str]:
             raise UserError(f"Prompt {number} is {text!r}; expected a sentence.")
         if not text.strip():
             raise UserError("The prompt is empty; describe what the video should show.")
+        require_characters(text)
     return prompts
+
+
+def require_characters(text: str) -> None:
+    """Refuse what is left of bytes in another encoding than the terminal's; tokenizers break on it.
+
+    Raises:
+        UserError: showing the text with its foreign bytes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"The text {text!r} holds bytes that are not UTF-8; type or paste it again.") from error
 
 
 def negatives_for(negative_prompt: str | Sequence[str] | None, default: str, num_prompts: int) -> list[str]:
@@ -31,6 +46,8 @@ def negatives_for(negative_prompt: str | Sequence[str] | None, default: str, num
     Raises:
         UserError: if a list has another length than the prompts.
     """
+    for text in [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ():
+        require_characters(text)
     if negative_prompt is None or isinstance(negative_prompt, str):
         return [default if negative_prompt is None else negative_prompt] * num_prompts
     if len(negative_prompt) != num_prompts:

@@ -15,6 +15,7 @@ from m4v.core.errors import UserError
 from m4v.core.shapes import Compression, VideoShape
 from m4v.models.text.prompt_encoder import PromptEncoder
 from m4v.pipelines.call_arguments import generators_for
+from m4v.pipelines.callbacks import changed_tensors
 from m4v.pipelines.limits import size_note
 from m4v.pipelines.prompts import as_prompts, check_words, negatives_for
 from m4v.pipelines.wan_config import WanGenerationDefaults
@@ -126,8 +127,8 @@ def _num_steps(wanted: int | Sequence[int] | None, defaults: WanGenerationDefaul
 def _guidance(wanted: float | None, defaults: WanGenerationDefaults) -> float:
     """Settle the guidance scale; up to 1 is off."""
     scale = defaults.first_guidance if wanted is None else wanted
-    if not scale >= 0:
-        raise UserError(f"guidance_scale is {scale}; expected 0 or more (up to 1 switches guidance off).")
+    if not 0 <= scale < float("inf"):
+        raise UserError(f"guidance_scale is {scale}; expected 0 or more, and finite (up to 1 switches guidance off).")
     return scale
 
 
@@ -192,6 +193,7 @@ def as_library_callback(callback: Callback | None) -> Any:
         return callback
 
     def call(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        return dict(callback(pipeline, step, timestep, tensors) or {})
+        returned = callback(pipeline, step, timestep, tensors)
+        return changed_tensors(returned, tensors["latents"]) if "latents" in tensors else dict(returned or {})
 
     return call

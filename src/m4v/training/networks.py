@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from m4v.checkpoints.model_folder import MODEL_INDEX, read_model_index
 from m4v.core.config_io import to_plain
 from m4v.core.errors import UserError
 from m4v.core.seeds import fold_seed
@@ -68,8 +69,9 @@ def load_networks(folder: Path, networks: Networks) -> Networks:
         networks: Stay where the folder has no such part.
 
     Raises:
-        UserError: if the folder holds none of the parts, or an unreadable one.
+        UserError: if the folder holds none of the parts, an unreadable one, or a model that recipes do not train yet.
     """
+    _refuse_large_bases(folder)
     if not any((folder / name).is_dir() for name in networks.modules):
         raise UserError(f"{folder} holds no vae/, transformer/ or text_encoder/; give an exported model or run folder.")
     loaded = replace(networks)
@@ -86,6 +88,22 @@ def load_networks(folder: Path, networks: Networks) -> Networks:
     except OSError as error:
         raise UserError(f"The model in {folder} cannot be loaded: {error}") from error
     return loaded
+
+
+def _refuse_large_bases(folder: Path) -> None:
+    """Name models whose text encoders the training stages do not know."""
+    is_indexed = (folder / MODEL_INDEX).is_file()
+    pipeline = read_model_index(folder).get("_class_name", "M4VPipeline") if is_indexed else "M4VPipeline"
+    if pipeline != "M4VPipeline":
+        kind = f"is a {pipeline}"
+    elif (folder / "text_encoder_2").is_dir():
+        kind = "has the two text encoders of Pyramid-Flow (CLIP and T5)"
+    else:
+        return
+    raise UserError(
+        f"{folder} {kind}. Training recipes know models with one T5 text encoder of their own, such as toybox-xs; "
+        "stages for models converted from Pyramid-Flow or Wan2.1 are not here yet. Give another model with --init-from."
+    )
 
 
 def describe_models(models: ModelsConfig, networks: Networks) -> ModelsConfig:

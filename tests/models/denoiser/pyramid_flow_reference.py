@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PATCH = 2
@@ -237,6 +238,49 @@ class PyramidFlowReference:
         )
         wide = self.gelu(self.linear(f"{name}.proj_mlp", normed))
         return x + gate * self.linear(f"{name}.proj_out", torch.cat([mixed, wide], dim=-1))
+
+
+class HalfPrecisionReference(PyramidFlowReference):
+    """The same in bfloat16, rounded where the released example scripts round: bfloat16 weights under GPU autocast.
+
+    Matrices multiply in bfloat16 and layer norms give float32, which modulation then keeps; all else goes by the types
+    that meet. Weights, texts and timesteps are to be given in bfloat16.
+    """
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x.bfloat16(), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def embed(self, timesteps: Tensor, pooled: Tensor) -> Tensor:
+        frequencies = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
+        angles = timesteps.float()[:, None] * frequencies[None]
+        features = torch.cat([angles.cos(), angles.sin()], dim=1).bfloat16()
+
+        def branch(name: str, x: Tensor) -> Tensor:
+            hidden = F.silu(self.linear(f"time_text_embed.{name}.linear_1", x))
+            return self.linear(f"time_text_embed.{name}.linear_2", hidden)
+
+        return branch("timestep_embedder", features) + branch("text_embedder", pooled)
+
+    def modulation(self, name: str, embedding: Tensor, chunks: int) -> Sequence[Tensor]:
+        return self.linear(f"{name}.linear", F.silu(embedding)).chunk(chunks, dim=-1)
+
+    @staticmethod
+    def layer_norm(x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
+
+    def normed_heads(self, name: str, x: Tensor) -> Tensor:
+        x = self.heads(x)
+        normed = x * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + 1e-6)
+        return normed.bfloat16() * self.weights[f"{name}.weight"]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+        query, key = (self.rotate(x.float(), packed.ids).bfloat16() for x in (query, key))
+        heads = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(*heads, attn_mask=packed.mask[:, None]).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def gelu(x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
 
 
 def weight_shapes(

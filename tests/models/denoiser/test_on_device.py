@@ -33,7 +33,7 @@ def test_wan_with_scans_equals_itself_on_the_cpu() -> None:
     model, arguments = debug_model(mixer_plan="full"), inputs()
     expected = velocity(model, arguments)
     there = velocity(model.cuda(), {name: value.cuda() for name, value in arguments.items()})
-    assert_relative_close(there.cpu(), expected, 1e-4)
+    assert_relative_close(there.cpu(), expected, 1e-3)  # cuDNN convolves the patches in TF32
 
 
 @pytest.mark.parametrize("plan", ["attention-only", "full", "parallel"])
@@ -44,4 +44,4 @@ def test_the_pyramid_network_equals_itself_on_the_cpu(plan: str) -> None:
         expected = model(clips, times(), text)
         there = [type(clip)(clip.latents.cuda(), clip.level) for clip in clips]
         found = model.cuda()(there, times().cuda(), text.to("cuda"))
-    assert_relative_close(found.cpu(), expected, 1e-6)
+    assert_relative_close(found.cpu(), expected, 1e-4)  # the timestep's waves are float32 on both

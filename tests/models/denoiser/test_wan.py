@@ -127,6 +127,15 @@ def test_real_text_ends_at_the_last_row_that_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("text_path", TEXT_PATHS)
+def test_a_prompt_of_no_rows_equals_one_of_padding_in_the_scan(text_path: str) -> None:
+    model = debug_model(text_path=text_path)
+    _silence_cross_attention(model)  # it does see padding
+    padded = velocity(model, inputs(lengths=(0, 0)))
+    assert padded.isfinite().all()
+    assert_relative_close(velocity(model, inputs(lengths=(0, 0), num_rows=0)), padded, 1e-5)
+
+
+@pytest.mark.parametrize("text_path", TEXT_PATHS)
 def test_every_parameter_gets_a_gradient(text_path: str) -> None:
     model = debug_model(text_path=text_path)
     model(**inputs()).sample.square().mean().backward()

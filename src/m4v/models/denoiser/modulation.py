@@ -1,5 +1,6 @@
 """Adaptive layer norm: scale, shift and gate from the timestep embedding (alpha, beta, gamma of Fig. 2b)."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,9 +9,14 @@ from torch import Tensor, nn
 def modulate(
     tokens: Float[Tensor, "b n d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
 ) -> Float[Tensor, "b n d"]:
-    """Layer norm without affine parameters (eps 1e-6), then `(1 + scale)` and shift."""
-    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
-    return normed * (1 + scale) + shift
+    """Layer norm without affine parameters (eps 1e-6), then `(1 + scale)` and shift.
+
+    Half-precision tokens are normalised, scaled and shifted in float32 and rounded once, as the released Pyramid-Flow
+    does under autocast.
+    """
+    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    normed = F.layer_norm(wide, wide.shape[-1:], eps=1e-6)
+    return (normed * (1 + scale) + shift).to(tokens.dtype)
 
 
 class Modulation(nn.Module):

@@ -86,6 +86,8 @@ class WanConfig:
         for name in (*sizes, "num_layers", "rope_max_seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        if not 0 < self.eps < 1:
+            raise UserError(f"eps is {self.eps}; expected a small number above 0, such as 1e-6.")
         if min(self.patch_size) < 1:
             raise UserError(f"patch_size is {list(self.patch_size)}; expected three numbers of 1 or more.")
         if self.attention_head_dim % 2 or self.attention_head_dim < 6:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -80,6 +79,6 @@ def real_text(embeddings: Float[Tensor, "b l e"]) -> Bool[Tensor, "b l"]:
 
     Source: Wan2.1 (embeddings are cut at the prompt's length and filled with zeros to 512 rows).
     """
-    count = torch.arange(1, embeddings.shape[1] + 1, device=embeddings.device)
-    lengths = (embeddings.ne(0).any(-1) * count).amax(1, keepdim=True)
-    return count <= lengths
+    is_set = embeddings.ne(0).any(-1)
+    # A row is real if it or any later one is set; counted from the end, which also serves prompts of no rows.
+    return is_set.flip(1).cumsum(1).flip(1) > 0

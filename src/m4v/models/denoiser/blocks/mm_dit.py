@@ -37,7 +37,8 @@ class _Stream(nn.Module):
 
     def finish(self, tokens: Tensor, mixed: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         _, _, gate_attention, shift, scale, gate = modulation
-        tokens = tokens + gate_attention * self.to_out(mixed)
+        # Contiguous, because the library adds the bias of other inputs in a step, and a rounding, of its own.
+        tokens = tokens + gate_attention * self.to_out(mixed.contiguous())
         return tokens + gate * self.feed_forward(modulate(tokens, shift, scale))
 
 
