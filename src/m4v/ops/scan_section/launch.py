@@ -1,0 +1,230 @@
+"""Launches of the scan section's forward kernels: shapes, tile sizes and scratch memory.
+
+Forward is four launches (prepare, segment states, state scan, scan), or two where one segment holds the whole sequence.
+Nothing about the length is a compile-time constant, so a kernel is compiled once per model.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from m4v.ops.scan_section.kernels_prepare import prepare_kernel
+from m4v.ops.scan_section.kernels_scan import scan_kernel, segment_state_kernel, state_scan_kernel
+
+# The interpreter computes bf16 on its bits, silently wrong, so tiles are fp32 there.
+INTERPRETED = not isinstance(scan_kernel, triton.JITFunction)
+_STATE_BLOCK = 1024
+
+
+class Tiling(NamedTuple):
+    """Shapes of programs: the largest whose values stay in registers on sm_90 (a test compiles them and looks).
+
+    Attributes:
+        chunk: Tokens per set of matrix products.
+        block: Tokens of programs that treat tokens one by one.
+        warps: Of programs with matrix products; with more than four, tiles of 64 tokens would be computed twice.
+        scan_stages: Chunks in flight in the forward kernels.
+        sweep_stages: The same in the backward kernels, which hold one operand more.
+    """
+
+    chunk: int
+    block: int
+    warps: int
+    scan_stages: int
+    sweep_stages: int
+
+
+def tiling(head_dim: int, state_dim: int, dtype: torch.dtype) -> Tiling:
+    """Choose shapes for a head width, state width and dtype; never for a length."""
+    wide = max(head_dim, state_dim) > 64
+    if INTERPRETED:  # which takes its time per program, not per token
+        return Tiling(chunk=32, block=32, warps=4, scan_stages=1, sweep_stages=1)
+    if dtype == torch.float32:
+        return Tiling(chunk=16 if wide else 32, block=16, warps=8, scan_stages=1, sweep_stages=1)
+    if wide:
+        return Tiling(chunk=32, block=16, warps=8, scan_stages=2, sweep_stages=1)
+    return Tiling(chunk=64, block=64, warps=4, scan_stages=2, sweep_stages=3)
+
+
+class SectionInputs(NamedTuple):
+    """Arguments of the section as plain tensors and numbers, in the order of the custom operator."""
+
+    rows: Float[Tensor, "b n f"]
+    register_rows: Float[Tensor, "k f"]
+    dt: Float[Tensor, "b n g"]
+    register_dt: Float[Tensor, "k g"]
+    conv_weight: Float[Tensor, "e w"] | None
+    conv_bias: Float[Tensor, "e"] | None
+    A_log: Float[Tensor, "g"]
+    D: Float[Tensor, "g"]
+    dt_bias: Float[Tensor, "g"]
+    norm_weight: Float[Tensor, "g p"]
+    norm_b: Float[Tensor, "s"] | None
+    norm_c: Float[Tensor, "s"] | None
+    initial_state: Float[Tensor, "b g p s"] | None
+    cos: Float[Tensor, "scan pairs"] | None
+    sin: Float[Tensor, "scan pairs"] | None
+    source: Int[Tensor, "b scan"]
+    destination: Int[Tensor, "b scan"]
+    register_kinds: Int[Tensor, "r"]
+    num_copies: int
+    segment_tokens: int
+    conv_silu: bool
+    zero_order_hold: bool
+    norm_eps: float
+    gate_eps: float
+
+    @property
+    def batch(self) -> int:
+        """Samples."""
+        return self.rows.shape[0]
+
+    @property
+    def num_rows(self) -> int:
+        """Token rows of a sample."""
+        return self.rows.shape[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Scan positions of a sample."""
+        return self.source.shape[1]
+
+    @property
+    def num_heads(self) -> int:
+        """Heads."""
+        return self.norm_weight.shape[0]
+
+    @property
+    def head_dim(self) -> int:
+        """Width of x and z per head."""
+        return self.norm_weight.shape[1]
+
+    @property
+    def state_dim(self) -> int:
+        """Width of B and C per head."""
+        return self.rows.shape[2] // (2 * self.num_heads) - self.head_dim
+
+    @property
+    def num_segments(self) -> int:
+        """Stretches that are scanned side by side."""
+        return -(-self.num_tokens // self.segment_tokens)
+
+    @property
+    def tile_dtype(self) -> torch.dtype:
+        """Type of x, B and C in scan order and of the operands of matrix products."""
+        return torch.float32 if INTERPRETED else self.rows.dtype
+
+    @property
+    def tiling(self) -> Tiling:
+        """Tile sizes for these widths."""
+        return tiling(self.head_dim, self.state_dim, self.tile_dtype)
+
+    def normalised(self) -> "SectionInputs":
+        """The same with channels adjacent in memory, as kernels read them."""
+        assert self.segment_tokens % self.tiling.chunk == self.segment_tokens % self.tiling.block == 0
+        changed = {name: value.contiguous() for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        # Rows may be a slice of a wider projection: only their channels have to be adjacent.
+        changed |= {name: _adjacent(getattr(self, name)) for name in ("rows", "register_rows", "dt", "register_dt")}
+        return SectionInputs(**(self._asdict() | changed))
+
+
+def _adjacent(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+class Prepared(NamedTuple):
+    """Scan-order operands, head by head."""
+
+    x: Float[Tensor, "b g scan p"]
+    B: Float[Tensor, "b g scan s"]
+    C: Float[Tensor, "b g scan s"]
+    dt: Float[Tensor, "b g scan"]
+
+
+def prepare(inputs: SectionInputs) -> Prepared:
+    """Gather, convolve, normalise and rotate."""
+    a, T = inputs, inputs.num_tokens
+    x = a.rows.new_empty(a.batch, a.num_heads, T, a.head_dim, dtype=a.tile_dtype)
+    B, C = (x.new_empty(a.batch, a.num_heads, T, a.state_dim) for _ in range(2))
+    dt = x.new_empty(a.batch, a.num_heads, T, dtype=torch.float32)
+    tokens = a.tiling.block
+    prepare_kernel[(triton.cdiv(T, tokens), 3 * a.num_heads, a.batch)](
+        a.rows, a.register_rows, a.dt, a.register_dt, a.source, *or_stand_in(a.rows, a.conv_weight, a.conv_bias),
+        a.dt_bias, *or_stand_in(a.rows, a.norm_b, a.norm_c, a.cos, a.sin), x, B, C, dt, T, a.num_rows, a.num_heads,
+        a.rows.stride(0), a.rows.stride(1), a.register_rows.stride(0), a.dt.stride(0), a.dt.stride(1),
+        a.register_dt.stride(0), a.norm_eps, P=a.head_dim, N=a.state_dim, TOKENS=tokens, **prepare_options(a),
+        num_warps=4,
+    )  # fmt: skip
+    return Prepared(x, B, C, dt)
+
+
+def prepare_options(a: SectionInputs) -> dict[str, int | bool]:
+    """Compile-time switches of the preparation kernels."""
+    return {
+        "CONV_WIDTH": 0 if a.conv_weight is None else a.conv_weight.shape[1],
+        "SILU": a.conv_weight is not None and a.conv_silu,
+        "NORM": a.norm_b is not None,
+        "ROTARY": a.cos is not None,
+        "HAS_REGISTERS": a.register_kinds.numel() > 0,
+    }
+
+
+def or_stand_in(stand_in: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Pointers that a switch keeps a kernel from reading still have to be pointers."""
+    return tuple(stand_in if tensor is None else tensor for tensor in tensors)
+
+
+def as_tiles(state: Float[Tensor, "b g p s"] | None) -> Float[Tensor, "b g s p"] | None:
+    """A state as the kernels hold it."""
+    return None if state is None else state.transpose(-1, -2).float().contiguous()
+
+
+def segment_states(
+    a: SectionInputs, key: Tensor, value: Tensor, dt: Tensor, edge: Tensor | None, *, reverse: bool
+) -> Tensor:
+    """States entering each segment, or the gradients of those leaving it (b g segments s p)."""
+    segments, size = a.num_segments, a.head_dim * a.state_dim
+    states = dt.new_empty(a.batch, a.num_heads, segments, a.state_dim, a.head_dim)
+    decay = dt.new_empty(a.batch, a.num_heads, segments)
+    segment_state_kernel[(segments, a.num_heads, a.batch)](
+        key, value, dt, a.A_log, states, decay, a.num_tokens, a.num_heads, a.segment_tokens // a.tiling.chunk,
+        P=a.head_dim, N=a.state_dim, CHUNK=a.tiling.chunk, ZOH=a.zero_order_hold, REVERSE=reverse,
+        num_warps=a.tiling.warps, num_stages=a.tiling.scan_stages,
+    )  # fmt: skip
+    block = min(size, _STATE_BLOCK)
+    state_scan_kernel[(a.batch * a.num_heads, size // block)](
+        states, decay, *or_stand_in(states, edge), segments, SIZE=size, BLOCK=block, HAS_EDGE=edge is not None,
+        REVERSE=reverse, num_warps=4,
+    )  # fmt: skip
+    return states
+
+
+def forward(inputs: SectionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixed rows (b n d), the final state (b g p s), and the states that enter the segments (b g segments s p).
+
+    With a single segment, the last holds nothing.
+    """
+    a = inputs.normalised()
+    edge = as_tiles(a.initial_state)
+    width = a.num_heads * a.head_dim
+    slots = a.rows.new_empty(a.batch * (a.num_rows + a.num_copies), width)
+    mixed = slots[: a.batch * a.num_rows].view(a.batch, a.num_rows, width)
+    copies = slots[a.batch * a.num_rows :].view(a.batch, a.num_copies, width)
+    with torch.cuda.device_of(a.rows):
+        x, B, C, dt = prepare(a)
+        final = dt.new_empty(a.batch, a.num_heads, a.state_dim, a.head_dim)
+        entering = dt.new_empty(0)
+        if a.num_segments > 1:
+            edge = entering = segment_states(a, B, x, dt, edge, reverse=False)
+        scan_kernel[(a.num_segments, a.num_heads, a.batch)](
+            a.rows, a.destination, x, B, C, dt, a.A_log, a.D, a.norm_weight, *or_stand_in(dt, edge), slots, final,
+            a.num_tokens, a.num_rows, a.num_copies, a.num_heads, a.segment_tokens // a.tiling.chunk, a.rows.stride(0),
+            a.rows.stride(1), a.gate_eps, P=a.head_dim, N=a.state_dim, CHUNK=a.tiling.chunk, ZOH=a.zero_order_hold,
+            HAS_ENTER=edge is not None, GATE=True, num_warps=a.tiling.warps, num_stages=a.tiling.scan_stages,
+        )  # fmt: skip
+        if a.num_copies:
+            mixed[:, : a.num_copies] += copies
+    return mixed, final.transpose(-1, -2), entering
