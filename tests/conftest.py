@@ -2,13 +2,14 @@
 
 import os
 
-# Before any test imports torch, numba or transformers: these are read once, at import.
+# Before any test imports torch, triton, numba or transformers: these are read once, at import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are tested without a device; 0 compiles them for one
 
 from hypothesis import HealthCheck, settings
 
