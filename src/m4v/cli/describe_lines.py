@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 _MEMORY_NOTE = (
     "Memory is found by running the networks' own code on shapes alone, batch and precision as in generation: bytes of "
-    "all tensors alive at once, {calls}, decoding {decoding} or in tiles of 256 pixels. Not in it: workspaces of kernels, "
-    "what the allocator holds back. none = all weights + the largest activations; model = the largest "
+    "all tensors alive at once, {calls}, decoding {decoding} or in tiles of 256 pixels. Not in it: workspaces of "
+    "kernels, what the allocator holds back. none = all weights + the largest activations; model = the largest "
     "(weights + activations) of one part; sequential = the largest (single layer + activations)."
 )
 _PYRAMID_WORDS = {
