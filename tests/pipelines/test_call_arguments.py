@@ -113,3 +113,19 @@ def test_one_generator_per_video_prompt_after_prompt():
 def test_defaults_out_of_range_are_named(field, value):
     with pytest.raises(UserError, match=f"defaults.{field} is"):
         GenerationDefaults(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("guidance_scale", "7"),
+        ("video_guidance_scale", [7.0, 5.0]),
+        ("num_inference_steps", 2.5),
+        ("num_inference_steps", (2, 2.5, 3)),
+        ("video_num_inference_steps", "4"),
+        ("history_window", 1.5),
+    ],
+)
+def test_values_of_another_kind_are_named(name, value):
+    with pytest.raises(UserError, match=f"{name} is "):
+        SamplingArguments(**{name: value})

@@ -31,6 +31,22 @@ class SamplingArguments:
     self_guidance_scale: float | SelfQualityGuidance | None = None
     history_window: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check kinds.
+
+        Raises:
+            UserError: for a scale that is no number, or a count that is not whole.
+        """
+        for name in ("guidance_scale", "video_guidance_scale"):
+            scale: Any = getattr(self, name)
+            if scale is not None and not isinstance(scale, int | float | np.number):
+                raise UserError(f"{name} is {scale!r}; expected a number.")
+        for name in ("num_inference_steps", "video_num_inference_steps", "history_window"):
+            given: Any = getattr(self, name)
+            counts = given if isinstance(given, list | tuple) else () if given is None else (given,)
+            if not all(isinstance(count, int | np.integer) for count in counts):
+                raise UserError(f"{name} is {given!r}; expected a whole number, or one for each pyramid level.")
+
     def loop_settings(self, defaults: GenerationDefaults, num_levels: int, has_image: bool) -> LoopSettings:
         """Settle every number.
 

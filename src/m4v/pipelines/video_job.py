@@ -101,8 +101,8 @@ def prepare_job(
         raise UserError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}.")
     if image_latents not in IMAGE_LATENTS:
         raise UserError(f"image_latents is {image_latents!r}; expected one of {', '.join(IMAGE_LATENTS)}.")
-    if num_videos_per_prompt < 1:
-        raise UserError(f"num_videos_per_prompt is {num_videos_per_prompt}; make at least 1.")
+    if not isinstance(num_videos_per_prompt, int) or num_videos_per_prompt < 1:
+        raise UserError(f"num_videos_per_prompt is {num_videos_per_prompt!r}; make at least 1.")
     defaults = pipeline.generation_defaults
     check_precision(defaults, [pipeline.transformer.dtype, pipeline.vae.dtype])
     prompts = as_prompts(prompt)
