@@ -12,12 +12,12 @@ from m4v.checkpoints.attention_to_mamba import MambaInitialisation
 from m4v.checkpoints.mamba_conversion import convert_attention_to_mamba
 from m4v.core.errors import UserError
 from m4v.models.denoiser.context import sequence_context
-from m4v.models.denoiser.mixers import scan
 from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.denoiser.wan import WanM4VTransformer3DModel
 from m4v.models.denoiser.wan_context import wan_context
 from m4v.ops.recompose.reference import recompose
+from m4v.ops.scan_section import reference
 from m4v.ops.ssd.reference import SSDOutput, ssd
 from m4v.pipelines.m4v_pipeline import M4VPipeline
 from m4v.pipelines.wan_pipeline import WanM4VPipeline
@@ -103,7 +103,7 @@ def test_the_mixer_begins_as_the_linear_attention_of_its_teacher(teacher, tmp_pa
     tokens = normal(2, layout.num_text_tokens + layout.num_video_tokens, config.width)
     context = sequence_context(config, layout, tokens[:, 0], text.mask).along(config.scan_path(0))
     seen: list[SSDOutput] = []
-    monkeypatch.setattr(scan, "ssd", without_decay(seen))
+    monkeypatch.setattr(reference, "ssd", without_decay(seen))
     mixer(tokens, context)
 
     order = context.scan
@@ -132,7 +132,7 @@ def test_on_the_wan_base_too(wan_teacher, tmp_path, monkeypatch, map_name):
     context = context.along(config.recomposition.scan_path(1))
     tokens = normal(2, 5 + 24, config.width)
     seen: list[SSDOutput] = []
-    monkeypatch.setattr(scan, "ssd", without_decay(seen))
+    monkeypatch.setattr(reference, "ssd", without_decay(seen))
     mixer(tokens, context)
 
     order = context.scan

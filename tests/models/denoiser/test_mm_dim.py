@@ -144,7 +144,7 @@ def test_a_half_precision_model_still_steps_and_decays_in_single(monkeypatch: py
         seen.extend((x.dtype, dt.dtype, A.dtype))
         return ssd(x, dt, A, *others, **options)
 
-    monkeypatch.setattr("m4v.models.denoiser.mixers.scan.ssd", spy)
+    monkeypatch.setattr("m4v.ops.scan_section.reference.ssd", spy)
     config = denoiser_config(debug_arguments())
     layout = layout_of(history_and_noisy())
     mixer = MMDiMMixer(config).to(torch.bfloat16)

@@ -4,23 +4,15 @@ Mixers differ in how they project, normalise and re-compose tokens; what they ha
 """
 
 import math
-from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from m4v.models.denoiser.config import MixerConfig
 from m4v.models.denoiser.context import ScanOrder
-from m4v.ops.causal_conv.reference import causal_conv
-from m4v.ops.gated_norm.reference import gated_rms_norm
-from m4v.ops.rope import apply_rotary
-from m4v.ops.ssd.reference import ssd
-
-
-def _as_is(x: Tensor) -> Tensor:
-    return x
+from m4v.ops.scan_section.interface import ScanOptions, ScanWeights
+from m4v.ops.scan_section.reference import HeadMap, as_is, scan_rows
 
 
 class SelectiveScan(nn.Module):
@@ -69,8 +61,8 @@ class SelectiveScan(nn.Module):
         xbc: Float[Tensor, "b m e"],
         dt: Float[Tensor, "b m g"],
         order: ScanOrder,
-        norm_b: Callable[[Tensor], Tensor] = _as_is,
-        norm_c: Callable[[Tensor], Tensor] = _as_is,
+        norm_b: HeadMap = as_is,
+        norm_c: HeadMap = as_is,
     ) -> Float[Tensor, "b m d"]:
         """Convolve, normalise, rotate, scan, gate.
 
@@ -82,28 +74,19 @@ class SelectiveScan(nn.Module):
             norm_b: Applied to B per head after the convolution; nothing by default.
             norm_c: Applied to C.
         """
-        is_real = order.bound.is_real[..., None]
-        if self.options.conv_width:
-            # Rows of padding are zeroed so that the first real tokens see zeros before them, not bias.
-            xbc = causal_conv(xbc * is_real, self.conv_weight, self.conv_bias)
-            if self.options.conv_activation == "silu":
-                xbc = F.silu(xbc)
-        x, B, C = (part.unflatten(-1, (self.num_heads, -1)) for part in xbc.split(self.splits, dim=-1))
-        B, C = norm_b(B), norm_c(C)
-        if order.rotary is not None:
-            B, C = apply_rotary(B, order.rotary), apply_rotary(C, order.rotary)
-
-        # dt = 0 leaves the state untouched: padding "keeps h zero" (Sec. 3.3) only if it is masked.
-        wide = torch.promote_types(dt.dtype, torch.float32)
-        dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)) * is_real
-        y = ssd(
-            x,
-            dt,
-            -torch.exp(self.A_log.to(wide)),
-            B,
-            C,
+        has_conv = self.options.conv_width > 0
+        weights = ScanWeights(
+            conv_weight=self.conv_weight if has_conv else None,
+            conv_bias=self.conv_bias if has_conv else None,
+            A_log=self.A_log,
             D=self.D_skip,
-            chunk_size=self.options.chunk_size,
+            dt_bias=self.dt_bias,
+            norm_weight=self.norm_weight,
+        )
+        options = ScanOptions(
+            conv_silu=self.options.conv_activation == "silu",
             discretisation=self.options.discretisation,
-        ).y
-        return gated_rms_norm(y, z.unflatten(-1, (self.num_heads, -1)), self.norm_weight).flatten(2)
+            chunk_size=self.options.chunk_size,
+        )
+        mixed, _ = scan_rows(z, xbc, dt, weights, order.bound.is_real, order.rotary, options, norm_b, norm_c)
+        return mixed
