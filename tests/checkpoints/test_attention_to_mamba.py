@@ -11,7 +11,7 @@ from torch import Tensor
 from m4v.checkpoints.attention_to_mamba import MambaInitialisation
 from m4v.checkpoints.mamba_conversion import convert_attention_to_mamba
 from m4v.core.errors import UserError
-from m4v.models.denoiser.context import sequence_context
+from m4v.models.denoiser.context import ScanOrder, sequence_context
 from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.denoiser.wan import WanM4VTransformer3DModel
@@ -69,7 +69,7 @@ def rms(x: Tensor, weight: Tensor) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weight
 
 
-def turned(heads: Tensor, order: scan.ScanOrder) -> Tensor:
+def turned(heads: Tensor, order: ScanOrder) -> Tensor:
     """Rotate channel pairs by the angles of each scan position."""
     even, odd = heads[..., 0::2], heads[..., 1::2]
     cos, sin = order.rotary.cos[..., None, :].double(), order.rotary.sin[..., None, :].double()
