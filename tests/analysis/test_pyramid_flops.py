@@ -49,6 +49,8 @@ def test_a_call_costs_what_torch_counts(plan: str) -> None:
         {"recomposition": RecompositionConfig(text_at_both_ends=False, registers=False)},
         {"mixer": MixerConfig(state_dim=16, positions="none", chunk_size=48)},
         {"patch_size": 2},
+        {"dual_mixer": "mm_dim"},
+        {"dual_mixer": "mm_dim", "recomposition": RecompositionConfig(registers=False), "mixer_plan": "attention-only"},
     ],
     ids=lambda changes: next(iter(changes)),
 )

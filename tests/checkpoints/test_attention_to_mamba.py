@@ -11,9 +11,10 @@ from torch import Tensor
 from m4v.checkpoints.attention_to_mamba import MambaInitialisation
 from m4v.checkpoints.mamba_conversion import convert_attention_to_mamba
 from m4v.core.errors import UserError
-from m4v.models.denoiser.context import ScanOrder, sequence_context
+from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
+from m4v.models.denoiser.recomposition.scan_order import ScanOrder
 from m4v.models.denoiser.wan import WanM4VTransformer3DModel
 from m4v.models.denoiser.wan_context import wan_context
 from m4v.ops.recompose.reference import recompose
@@ -72,7 +73,7 @@ def rms(x: Tensor, weight: Tensor) -> Tensor:
 def turned(heads: Tensor, order: ScanOrder) -> Tensor:
     """Rotate channel pairs by the angles of each scan position."""
     even, odd = heads[..., 0::2], heads[..., 1::2]
-    cos, sin = order.rotary.cos[..., None, :].double(), order.rotary.sin[..., None, :].double()
+    cos, sin = order.section.rotary.cos[..., None, :].double(), order.section.rotary.sin[..., None, :].double()
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
@@ -214,6 +215,45 @@ def test_new_parts_start_where_they_disturb_least(teacher, tmp_path):
     assert (step < 1.1e-1).all()
     assert not new[f"{LAYER}temporal_branch.gate"].any()
     assert new[f"{LAYER}temporal_branch.to_q.weight"].std() > 0
+
+
+@pytest.mark.parametrize("map_name", LETTERS)
+def test_dual_blocks_begin_from_the_attention_of_each_modality(teacher, tmp_path, map_name):
+    report = convert(teacher, tmp_path / "new", map=map_name, dual_mixer="mm_dim")
+    old, new = load_file(teacher / WEIGHTS), load_file(tmp_path / "new" / WEIGHTS)
+    block, partner = "transformer_blocks.0.", LETTERS[map_name]
+    for stream in ("text", "video"):
+        letters = ("v", partner["B"], partner["C"])
+        for kind, gate in (("weight", 0.0), ("bias", 1.0)):
+            z, x, B, C = new[f"{block}mixer.{stream}.in_proj.{kind}"].chunk(4)
+            assert torch.equal(z, torch.full_like(z, gate))
+            for rows, letter in zip((x, B, C), letters, strict=True):
+                assert torch.equal(rows, old[f"{block}{stream}.to_{letter}.{kind}"])
+            assert not new[f"{block}mixer.{stream}.dt_proj.{kind}"].any()
+        for kept in ("to_out.weight", "to_out.bias", "feed_forward.up.weight", "modulation.linear.weight"):
+            assert torch.equal(new[f"{block}{stream}.{kept}"], old[f"{block}{stream}.{kept}"])
+    for own, role in (("norm_b", "B"), ("norm_c", "C")):
+        assert torch.equal(new[f"{block}mixer.{own}"], old[f"{block}video.norm_{partner[role]}.weight"])
+    model = M4VTransformer3DModel.from_pretrained(tmp_path / "new", subfolder="transformer")
+    assert model.settings.dual_mixer == "mm_dim"
+    assert set(model.state_dict()) == set(new)
+    record = json.loads((tmp_path / "new" / "conversion.json").read_text())
+    assert record["dual_mixer"] == "mm_dim"
+    assert record["layers_changed"] == 3  # two single-stream layers and a dual-stream one
+    assert report is not None
+
+
+def test_dual_blocks_alone_or_later_and_not_on_wan(teacher, wan_teacher, tmp_path):
+    convert(teacher, tmp_path / "single")
+    convert(tmp_path / "single", tmp_path / "both", dual_mixer="mm_dim")
+    single, both = (load_file(tmp_path / name / WEIGHTS) for name in ("single", "both"))
+    kept = [name for name in single if name.startswith("single_")]
+    assert kept
+    assert all(torch.equal(single[name], both[name]) for name in kept)
+    with pytest.raises(UserError, match="no dual-stream blocks"):
+        convert(wan_teacher, tmp_path / "wan", dual_mixer="mm_dim")
+    with pytest.raises(UserError, match="changes no layer"):
+        convert(tmp_path / "both", tmp_path / "again", dual_mixer="mm_dim")
 
 
 @pytest.mark.parametrize("mixer", ["attention", "ssd"])

@@ -49,6 +49,16 @@ def test_tables_as_json(number: int, rows: int, capsys: pytest.CaptureFixture[st
     assert report["remarks"]
 
 
+def test_table_4_knows_what_a_2_only_estimates(capsys: pytest.CaptureFixture[str]) -> None:
+    report = _report(capsys, "--paper-table", "4")
+    scan, rows = report["dual_stream_scan"], {row["name"]: row for row in report["rows"]}
+    layers = {cost["letter"]: cost["tflops"][1] for cost in report["layers"]}
+    assert scan["parameters"] == 2_269_878_384
+    assert scan["tflops"][1] == pytest.approx(24 * layers["M"] + 16 * layers["T"])
+    assert scan["tflops"][1] < rows["Full+Temp-Branch"]["tflops"][1]
+    assert scan["paper_tflops"] == 22.416
+
+
 @pytest.mark.parametrize(
     ("words", "total", "tokens"),
     [
@@ -74,6 +84,21 @@ def test_a_plan_changes_any_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "offload sequential" in printed
     report = _report(capsys, "toybox-xs", "--plan", "attention-only")
     assert report["parameters"]["total"] == 5_139_984
+
+
+def test_a_scan_in_the_dual_blocks_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    attention, scan = (_report(capsys, "pyramid-2b", "--dual-mixer", kind) for kind in ("attention", "mm_dim"))
+    assert attention["parameters"]["dual_blocks"] == 1_062_146_048
+    assert scan["parameters"]["dual_blocks"] == 1_122_372_784
+    # Linear cost: cheaper on the longest call, and less than twice the cost for twice the tokens or so.
+    assert scan["flops"][-1][-1] < 0.75 * attention["flops"][-1][-1]
+    assert scan["flops"][-1][-1] / scan["flops"][0][-1] < scan["tokens"][-1][-1] / scan["tokens"][0][-1]
+    assert scan["memory_bytes"]["activations"] > 0
+
+
+def test_a_network_without_dual_blocks_takes_no_dual_mixer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "wan-1.3b", "--dual-mixer", "mm_dim"]) == 2
+    assert "wan-1.3b has no dual-stream blocks" in capsys.readouterr().err
 
 
 def test_the_bundled_folder_describes_itself(capsys: pytest.CaptureFixture[str]) -> None:

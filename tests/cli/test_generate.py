@@ -129,6 +129,21 @@ def test_guidance_flags_and_tiling_reach_the_pipeline(m4v, monkeypatch):
     assert (seen["tiling"].tile_size, seen["chunk"]) == (256, 1)
 
 
+def test_compiling_and_graphs_reach_the_pipeline(m4v, monkeypatch):
+    seen = []
+    original = M4VPipeline.stream
+
+    def stream(pipeline, prompt, **options):
+        seen.append(pipeline.use_cuda_graphs)
+        return original(pipeline, prompt, **options)
+
+    monkeypatch.setattr(M4VPipeline, "stream", stream)
+    monkeypatch.setattr(M4VPipeline, "compile_denoiser", lambda pipeline: seen.append("compiled"))
+    assert m4v("generate", PROMPT).code == 0
+    assert m4v("generate", PROMPT, "--compile", "--no-graphs").code == 0
+    assert seen == [True, "compiled", False]
+
+
 def test_a_crop_and_an_untrained_size_are_said(m4v, tmp_path):
     debug_pipeline(defaults=replace(DEFAULTS, trained_sizes=((32, 32),))).save_pretrained(tmp_path / "model")
     Image.fromarray(np.full((40, 80, 3), 200, np.uint8)).save(tmp_path / "first.png")
@@ -214,6 +229,7 @@ def broken_models(bundle, tmp_path):
         (["generate", PROMPT, "--offload", "model", "--device", "cpu"], "the device is the CPU"),
         (["generate", PROMPT, "--offload", "sequential", "--device", "cpu"], "the device is the CPU"),
         (["generate", PROMPT, "--offload", "disk"], "disk"),
+        (["generate", PROMPT, "--offload", "sequential", "--compile"], "--compile and --offload sequential"),
         (["generate", PROMPT, "--history-window", "0"], "history_window is 0"),
         (["generate", PROMPT, "--seed", "-1"], "seed is -1"),
         (["generate", PROMPT, "--num", "0"], "--num is 0"),

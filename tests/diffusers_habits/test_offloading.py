@@ -50,7 +50,7 @@ def test_leaf_groups_bring_what_a_mixer_holds_itself():
     model.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
     found, names = groups(model), dict(model.named_parameters())
     mixer = "single_transformer_blocks.0.mixer"
-    own = ("A_log", "dt_bias", "D_skip", "conv_weight", "conv_bias", "norm_weight")
+    own = ("A_log", "dt_bias", "D_skip", "conv_weight", "conv_bias", "norm_weight", "norm_b", "norm_c")
     assert found[mixer] == {id(names[f"{mixer}.{name}"]) for name in own}
     assert found[f"{mixer}.registers"] == {id(names[f"{mixer}.registers.rows"])}
     branch = "single_transformer_blocks.0.temporal_branch"

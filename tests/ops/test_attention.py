@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import _cur_sdpa_kernel_backends
 
 from m4v.ops.attention import attention
 from tests.assertions import assert_relative_close
@@ -49,3 +50,14 @@ def test_long_heads_stay_in_the_range_of_half_precision() -> None:
     mixed = attention(query, query, value)
     assert mixed.isfinite().all()
     assert_relative_close(mixed[:, 0].double(), value.double().mean(1), 1e-3)
+
+
+def test_the_preferred_order_of_kernels_compiles_whole_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m4v.ops.attention._cudnn_is_faster", lambda query: True)
+    query, key, value = _normal(2, 5, 2, 4), _normal(2, 6, 2, 4), _normal(2, 6, 2, 4)
+    before = _cur_sdpa_kernel_backends(with_priority=True)
+    expected = attention(query, key, value)
+    compiled = torch.compile(attention, fullgraph=True, dynamic=True, backend="aot_eager")
+    assert torch.equal(compiled(query, key, value), expected)
+    assert _cur_sdpa_kernel_backends(with_priority=True) == before
+    assert_relative_close(expected, attention(query, key, value, torch.ones(5, 6, dtype=torch.bool)), 1e-12)

@@ -55,6 +55,13 @@ class LayerMixerFlops:
     temporal_branch: float
     output: float
 
+    def of_dual_stream(self, kind: str) -> float:
+        """Cost of a dual-stream block's mixer: "attention", or "mm_dim", which has no temporal branch.
+
+        A matrix per modality costs what one for all tokens does, and registers are projected once, as video.
+        """
+        return self.attention if kind == "attention" else self.scan
+
     def of_kind(self, kind: str, has_branch: bool) -> float:
         """Cost of a single-stream block's mixer: "attention", "mm_dim" or "parallel"."""
         if kind == "attention":
@@ -100,7 +107,7 @@ def call_flops(config: DenoiserConfig, layout: SequenceLayout) -> CallFlops:
     """Cost of one call on one sample with this layout."""
     width, tokens = config.width, layout.num_text_tokens + layout.num_video_tokens
     layer = layer_mixer_flops(config, layout)
-    mixers = config.num_dual_layers * layer.attention
+    mixers = config.num_dual_layers * layer.of_dual_stream(config.dual_mixer)
     mixers += sum(layer.of_kind(kind, config.temporal_branch.enabled) for kind in config.kinds)
     num_layers = config.num_dual_layers + config.num_single_layers
     feed_forward = 2 * projection_flops(tokens, width, config.mlp_ratio * width) * num_layers

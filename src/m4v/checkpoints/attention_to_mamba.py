@@ -8,10 +8,13 @@ B from K, x from V, and the matrix behind the mixer stays. Appendix D.2 pairs B 
 The pairing reaches everything that shapes queries and keys: matrices, biases and norms (rotary positions need no
 weights). The rest begins where it disturbs that least: the convolution passes each token's own row, the gate is
 constant, every head starts with one step size. What attention has no counterpart for starts as in a new model.
+
+In a dual-stream block each modality's projections start from its own attention's; the one scan behind them has one norm
+for B and one for C, and takes the video's, whose tokens are a hundred times as many.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -55,12 +58,14 @@ class MambaInitialisation:
 
     Attributes:
         plan: A name of Table 4, or one kind per layer, for the layers that are attention now.
+        dual_mixer: What dual-stream blocks mix by afterwards; "attention" leaves them as they are.
         map: Which attention weights become B and C.
         conv_activation: What follows the convolution of the new mixers.
         seed: Seed of new tensors; each tensor's values depend on it and on the tensor's name only.
     """
 
     plan: str | tuple[str, ...] = "full"
+    dual_mixer: Literal["attention", "mm_dim"] = "attention"
     map: MapName = "duality"
     conv_activation: Literal["silu", "none"] = "silu"
     seed: int = 0
@@ -75,12 +80,15 @@ class MixerPlace:
         attention: Prefix of the attention's tensors in the source.
         mixer: Prefix of the scan's tensors in the result.
         kept_attention: Prefix of the attention's tensors in the result, where both stand side by side.
+        streams: Where projections are one set per modality: the part of the scan's names that says which, and the
+            prefix of that modality's attention in the source.
     """
 
     block: str
     attention: str
     mixer: str
     kept_attention: str | None = None
+    streams: Mapping[str, str] = field(default_factory=dict)
 
 
 def mamba_recipes(
@@ -126,6 +134,12 @@ class _LayerRecipes:
         made: Recipe | None = None
         if name.startswith(place.mixer):
             part = name.removeprefix(place.mixer)
+            stream, _, rest = part.partition(".")
+            if stream in place.streams:
+                of_stream = replace(self, place=replace(place, attention=place.streams[stream]))
+                return (
+                    of_stream._from_attention(name, rest) or of_stream._new_part(name, rest) or taken(name, self.source)
+                )
             made = self._from_attention(name, part) or self._new_part(name, part)
         elif name.startswith(f"{place.block}temporal_branch."):
             made = self._new_branch(name)
@@ -141,7 +155,8 @@ class _LayerRecipes:
         if role is None:
             return None
         stem = "to" if own.startswith("to_") else "norm"
-        return taken(name, self.source, f"{self.place.attention}{stem}_{partner[role]}.{kind}")
+        # Norms of the pyramid base are parameters of the mixer itself, without a kind.
+        return taken(name, self.source, f"{self.place.attention}{stem}_{partner[role]}.{kind or 'weight'}")
 
     def _stacked(self, name: str, kind: str, letters: list[str]) -> Recipe:
         """Rows of the gate, then those of three projections of the attention."""
@@ -187,7 +202,7 @@ class _LayerRecipes:
 
     def _fresh_scan(self) -> dict[str, Tensor]:
         heads, head_dim = self.target[f"{self.place.mixer}norm_weight"].shape
-        scan = SelectiveScan(heads, head_dim, self.options)
+        scan = SelectiveScan(heads, head_dim, self.options, has_head_norm=False)
         scan.reset_parameters()
         return scan.state_dict()
 

@@ -39,6 +39,7 @@ class Base:
         settings: Typed configuration from constructor arguments.
         blocks: Name of the layer list.
         mixer: Name of a layer's mixer.
+        dual_blocks: Name of the list of dual-stream blocks, which only the pyramid base has.
     """
 
     library: str
@@ -47,6 +48,7 @@ class Base:
     settings: Callable[[dict[str, Any]], DenoiserConfig | WanConfig]
     blocks: str
     mixer: str
+    dual_blocks: str | None = None
 
     def place(self, layer: int, kind: MixerKind) -> MixerPlace:
         """Where one layer keeps its mixers once it is of a kind."""
@@ -55,6 +57,12 @@ class Base:
         if kind == "parallel":
             return MixerPlace(block, attention, f"{attention}mm_dim.", f"{attention}attention.")
         return MixerPlace(block, attention, attention)
+
+    def dual_place(self, layer: int) -> MixerPlace:
+        """Where a dual-stream block keeps its attention, and its scan once it has one."""
+        block = f"{self.dual_blocks}.{layer}."
+        streams = {stream: f"{block}{stream}." for stream in ("text", "video")}
+        return MixerPlace(block, streams["video"], f"{block}{self.mixer}.", streams=streams)
 
     @property
     def network_class(self) -> Any:
@@ -100,6 +108,7 @@ BASES = {
             denoiser_config,
             "single_transformer_blocks",
             "mixer",
+            "transformer_blocks",
         ),
         Base("m4v.models.denoiser.wan", "WanM4VTransformer3DModel", "WanM4VPipeline", wan_config, "blocks", "attn1"),
     )
@@ -133,7 +142,12 @@ class MambaPlan:
         settings = base.settings(dict(arguments))
         wanted = resolve_plan(initialisation.plan, len(settings.kinds))
         kinds = tuple(new if old == "attention" else old for old, new in zip(settings.kinds, wanted, strict=True))
-        if kinds == settings.kinds:
+        num_dual = 0
+        if initialisation.dual_mixer == "mm_dim":
+            if not isinstance(settings, DenoiserConfig):
+                raise UserError("dual_mixer is mm_dim, but the model has no dual-stream blocks; leave it out.")
+            num_dual = settings.num_dual_layers if settings.dual_mixer == "attention" else 0
+        if kinds == settings.kinds and not num_dual:
             raise UserError(
                 f"The plan {initialisation.plan!r} changes no layer: the model's layers are {_described(kinds)}. "
                 "Choose another plan."
@@ -145,7 +159,8 @@ class MambaPlan:
             state_dim=None,
             conv_activation=initialisation.conv_activation,
         )
-        if set(settings.kinds) != {"attention"} and mixer != settings.mixer:
+        has_scans = set(settings.kinds) != {"attention"} or getattr(settings, "dual_mixer", "attention") != "attention"
+        if has_scans and mixer != settings.mixer:
             raise UserError(
                 f"The model's state-space layers have the settings {to_plain(settings.mixer)}; layers made from "
                 f"attention need {to_plain(mixer)}. All layers share one setting: match --conv-activation, or start "
@@ -157,12 +172,15 @@ class MambaPlan:
             "mixer_plan": initialisation.plan if named else list(kinds),
             "mixer": to_plain(mixer),
         }
+        if num_dual:
+            target["dual_mixer"] = "mm_dim"
         base.settings(dict(target))
         places = [
             base.place(layer, new)
             for layer, (old, new) in enumerate(zip(settings.kinds, kinds, strict=True))
             if old != new
         ]
+        places += [base.dual_place(layer) for layer in range(num_dual)]
         return cls(base, target, {place.block: place for place in places}, initialisation)
 
     def recipes(self, source: Tensors) -> Iterator[Recipe]:

@@ -20,6 +20,8 @@ class AttentionToMambaArguments:
             `save_pretrained` write them.
         target: Folder to make.
         plan: Which layers become what: full, pre-half, post-half, interleaved or parallel (Table 4).
+        dual_mixer: What dual-stream blocks mix by afterwards: attention, as they are, or mm_dim, one scan over both
+            streams (the future work of Appendix A.2). Pyramid base only.
         map: Who becomes whom. duality: C from queries, B from keys, x from values. paper_text: B from queries, C from
             keys, as Appendix D.2 words it.
         conv_activation: What follows the convolution of the new layers: silu as in Mamba-2, or none, with which they
@@ -32,6 +34,7 @@ class AttentionToMambaArguments:
     source: Annotated[Path, tyro.conf.Positional]
     target: Annotated[Path, tyro.conf.Positional]
     plan: Literal["full", "pre-half", "post-half", "interleaved", "parallel"] = "full"
+    dual_mixer: Literal["attention", "mm_dim"] = "attention"
     map: Literal["duality", "paper_text"] = "duality"
     conv_activation: Literal["silu", "none"] = "silu"
     seed: int = 0
@@ -52,6 +55,7 @@ def run(arguments: AttentionToMambaArguments) -> None:
 
     initialisation = MambaInitialisation(
         plan=arguments.plan,
+        dual_mixer=arguments.dual_mixer,
         map=arguments.map,
         conv_activation=arguments.conv_activation,
         seed=arguments.seed,

@@ -22,6 +22,8 @@ class DescribeArguments:
     Attributes:
         model: A size (debug, toybox-xs, toybox-m, pyramid-2b, wan-1.3b, wan-14b), a bundled model, or a model folder.
         plan: Mixer plan instead of the model's own: full, pre-half, post-half, interleaved, parallel, attention-only.
+        dual_mixer: What mixes the streams of the dual-stream blocks instead of the model's own: attention, or mm_dim (a
+            scan over both). Pyramid base only.
         frames: Length of the video. Default: what the model is made for.
         height: Rows of pixels.
         width: Columns of pixels.
@@ -32,6 +34,7 @@ class DescribeArguments:
 
     model: Annotated[str, tyro.conf.Positional] = "pyramid-2b"
     plan: str | None = None
+    dual_mixer: Literal["attention", "mm_dim"] | None = None
     frames: int | None = None
     height: int | None = None
     width: int | None = None
@@ -64,7 +67,7 @@ def run(arguments: DescribeArguments) -> None:
 
 
 def _subject(arguments: DescribeArguments) -> Subject:
-    """What the name stands for: a folder, then a size, then a bundled model; with another plan if asked."""
+    """What the name stands for: a folder, then a size, then a bundled model; with other mixers if asked."""
     name = arguments.model
     if name in SUBJECTS and not Path(name).is_dir():
         subject = SUBJECTS[name]
@@ -72,9 +75,15 @@ def _subject(arguments: DescribeArguments) -> Subject:
         from m4v.analysis.subject_folders import subject_of_folder
 
         subject = subject_of_folder(_folder(name))
-    if arguments.plan is None:
-        return subject
-    return replace(subject, denoiser=replace(subject.denoiser, mixer_plan=arguments.plan))
+    if arguments.plan is not None:
+        subject = replace(subject, denoiser=replace(subject.denoiser, mixer_plan=arguments.plan))
+    if arguments.dual_mixer is not None:
+        if not isinstance(subject.denoiser, DenoiserConfig):
+            raise UserError(
+                f"--dual-mixer is {arguments.dual_mixer}, but {name} has no dual-stream blocks; leave it out."
+            )
+        subject = replace(subject, denoiser=replace(subject.denoiser, dual_mixer=arguments.dual_mixer))
+    return subject
 
 
 def _folder(name: str) -> Path:

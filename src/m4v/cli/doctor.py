@@ -94,14 +94,46 @@ def _devices() -> dict[str, Any]:
         {
             "name": torch.cuda.get_device_name(index),
             "memory_gib": round(torch.cuda.get_device_properties(index).total_memory / 2**30, 1),
+            "scan": _scan(f"cuda:{index}"),
+            "attention": _attention_kernels(index),
         }
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     ]
     return {
-        "cpu": {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()},
+        "cpu": {
+            "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "scan": _scan("cpu"),
+        },
         "cuda": cuda,
         "mps": torch.backends.mps.is_available(),
     }
+
+
+def _scan(device: str) -> str:
+    """Implementation of the state-space scan on a device, and why."""
+    import torch
+
+    from m4v.ops.scan_section.dispatch import describe_backend
+
+    return describe_backend(torch.device(device))
+
+
+def _attention_kernels(index: int) -> list[str]:
+    """Kernels that torch's attention can take for heads of 64 in bfloat16; found by asking, not by running."""
+    import torch
+    from torch.backends import cuda
+
+    with torch.cuda.device(index):
+        heads = torch.empty(1, 1, 128, 64, dtype=torch.bfloat16, device=f"cuda:{index}")
+        parameters = cuda.SDPAParams(heads, heads, heads, None, 0.0, False, False)
+        checks = {
+            "flash": cuda.can_use_flash_attention,
+            "cuDNN": cuda.can_use_cudnn_attention,
+            "efficient": cuda.can_use_efficient_attention,
+        }
+        found = [name for name, can_use in checks.items() if can_use(parameters, False)]
+    return found + (["FlexAttention"] if find_spec("triton") is not None else [])
 
 
 def _video() -> dict[str, Any]:
@@ -142,7 +174,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines += ["", "devices"]
     if devices:
         lines.append(f"  cpu           {devices['cpu']['threads']} threads, {devices['cpu']['capability']}")
-        lines += [f"  cuda          {gpu['name']}, {gpu['memory_gib']} GiB" for gpu in devices["cuda"]]
+        lines.append(f"  {'':<13} scan: {devices['cpu']['scan']}")
+        for gpu in devices["cuda"]:
+            lines.append(f"  cuda          {gpu['name']}, {gpu['memory_gib']} GiB")
+            lines.append(f"  {'':<13} scan: {gpu['scan']}")
+            lines.append(f"  {'':<13} attention: {', '.join(gpu['attention']) or 'plain torch'}")
         lines += [] if devices["cuda"] else ["  cuda          none that torch can use"]
         lines.append(f"  mps           {'yes' if devices['mps'] else 'no'}")
     video = report["video"]

@@ -54,6 +54,8 @@ class GenerateArguments:
         offload: What waits in main memory until the accelerator needs it: nothing, whole networks (needs less memory,
             about as fast), or single layers (needs least, slow).
         tiling: Encode and decode pictures in tiles, which needs less memory.
+        compile: Compile the denoiser first, which takes minutes and pays for many or long videos.
+        graphs: On CUDA, record and replay what short sequences need, which saves time and changes no result.
         out: An .mp4 file, or a folder. Default: outputs/SENTENCE-seedSEED.mp4.
         gif: Also write an animated GIF beside the video.
         contact_sheet: Also write a PNG with the frames side by side.
@@ -80,6 +82,8 @@ class GenerateArguments:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     offload: Literal["none", "model", "sequential"] = "none"
     tiling: bool = False
+    compile: bool = False
+    graphs: bool = True
     out: str | None = None
     gif: bool = False
     contact_sheet: bool = False
@@ -94,6 +98,11 @@ def run(arguments: GenerateArguments) -> None:
     """
     start = time.monotonic()
     options = _options(arguments)
+    if arguments.compile and arguments.offload == "sequential":
+        raise UserError(
+            "--compile and --offload sequential are both given, but compiled blocks cannot be loaded layer by layer. "
+            "Leave one of them out, or use --offload model."
+        )
     if arguments.num < 1:
         raise UserError(f"--num is {arguments.num}; make at least 1 video.")
     if arguments.fps is not None and not 0 < arguments.fps <= _MAX_FPS:
@@ -112,6 +121,10 @@ def run(arguments: GenerateArguments) -> None:
     pipeline = open_pipeline(
         model, arguments.device, arguments.dtype, offload=arguments.offload, tiling=arguments.tiling
     )
+    if hasattr(pipeline, "use_cuda_graphs"):  # Wan's sequences are too long to need them
+        pipeline.use_cuda_graphs = arguments.graphs
+    if arguments.compile:
+        pipeline.compile_denoiser()
     _announce(pipeline, model, arguments, jobs)
     fps = arguments.fps or pipeline.generation_defaults.fps
     made = [_make(pipeline, arguments, job, options, fps) for job in jobs]

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "toybox": ("m4v.cli.toybox", "render captioned clips of the procedural world"),
     "convert": ("m4v.cli.convert", "checkpoints of Pyramid-Flow and Wan2.1, attention to state space"),
     "describe": ("m4v.cli.describe", "parameters, tokens, operations and memory of a model"),
+    "bench": ("m4v.cli.bench", "speed and memory against attention, on this device"),
     "evaluate": ("m4v.cli.evaluate", "score a model"),
     "doctor": ("m4v.cli.doctor", "versions, devices, and what is missing"),
 }

@@ -24,6 +24,7 @@ P = Up Down, a projection (block means), the part of `start` outside P is `s (n 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -106,11 +107,13 @@ class StatisticsChange:
 
     def columns(self, latents: Float[Tensor, "b c t h w"]) -> tuple[Tensor, Tensor]:
         """Give factor and offset in a shape that multiplies `latents`."""
-        factor, offset = (
-            torch.as_tensor(value, dtype=latents.dtype, device=latents.device).reshape(1, -1, 1, 1, 1)
-            for value in (self.factor, self.offset)
-        )
-        return factor, offset
+        return _column(self.factor, latents.dtype, latents.device), _column(self.offset, latents.dtype, latents.device)
+
+
+@lru_cache(maxsize=64)
+def _column(value: float | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Bring channel values to a device once, not at every step: the host would wait for it."""
+    return torch.as_tensor(value, dtype=dtype, device=device).reshape(1, -1, 1, 1, 1)
 
 
 @dataclass(frozen=True)

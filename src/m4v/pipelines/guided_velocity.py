@@ -14,6 +14,7 @@ from m4v.flow.guidance import ClassifierFreeGuidance
 from m4v.flow.schedule import PyramidSchedule
 from m4v.flow.self_quality import PathPosition, SelfQualityGuidance, StatisticsChange
 from m4v.models.vae.config import LatentStatistics, Statistic
+from m4v.pipelines.graph_replay import Evaluation, GraphReplay
 
 Predictor = Callable[[Tensor, float], Tensor]
 """Velocity of noisy latents at a timestep (0 to 1000); the level, its history and the prompts are fixed."""
@@ -38,6 +39,8 @@ def classifier_free_predictor(
     history: Sequence[LevelClip],
     level: int,
     guidance: ClassifierFreeGuidance,
+    graphs: GraphReplay | None = None,
+    num_evaluations: int = 1,
 ) -> Predictor:
     """Fix all that a level's steps share; with guidance, both prompts travel in one batch, negative first.
 
@@ -48,6 +51,8 @@ def classifier_free_predictor(
         history: Clips before the noisy one, oldest first; may be empty.
         level: Level of the noisy latents, 0 = coarsest.
         guidance: Classifier-free guidance; 0 and 1 evaluate the prompt alone.
+        graphs: Replays evaluations of short sequences; None: all run as usual.
+        num_evaluations: How many predictions will be asked for.
     """
     is_guided = guidance.needs_negative
     prompts = text
@@ -59,12 +64,22 @@ def classifier_free_predictor(
         latents = clip.latents.to(prompts.tokens.dtype)
         return LevelClip(torch.cat([latents, latents]) if is_guided else latents, clip.level)
 
+    # Once for all steps, as the prompts above.
     past = [widen(clip) for clip in history]
+    batch = len(prompts.tokens)
 
-    def predict(latents: Float[Tensor, "b c 1 h w"], timestep: float) -> Float[Tensor, "b c 1 h w"]:
-        timesteps = torch.full((len(prompts.tokens),), timestep, device=latents.device)
+    def evaluate(latents: Tensor, timesteps: Tensor) -> Tensor:
         velocity = denoiser([*past, widen(LevelClip(latents, level))], timesteps, prompts).float()
         return guidance.combine(*velocity.chunk(2)) if is_guided else velocity
+
+    evaluation: Evaluation = evaluate
+    if graphs is not None:
+        history_cells = sum(clip.latents[:, 0].numel() for clip in past)
+        evaluation = graphs.replaying(evaluate, history_cells=history_cells, num_evaluations=num_evaluations)
+
+    def predict(latents: Float[Tensor, "b c 1 h w"], timestep: float) -> Float[Tensor, "b c 1 h w"]:
+        # Filled on the device: nothing of a step waits for it.
+        return evaluation(latents, torch.full((batch,), timestep, device=latents.device))
 
     return predict
 

@@ -26,15 +26,20 @@ from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.pipelines.call_arguments import SamplingArguments
 from m4v.pipelines.callbacks import changed_tensors
+from m4v.pipelines.compiling import compile_denoiser
 from m4v.pipelines.config import GenerationDefaults
 from m4v.pipelines.first_frame import ImageLatents, Picture, first_unit
 from m4v.pipelines.frames import OutputType, join, present
+from m4v.pipelines.graph_replay import CudaRecorder, GraphReplay
 from m4v.pipelines.limits import check_precision
 from m4v.pipelines.lora import M4VLoraLoaderMixin
 from m4v.pipelines.parts import align_weights, check_parts
 from m4v.pipelines.prompt_encoding import TEXT_PARTS, encode_for_guidance
 from m4v.pipelines.unit_loop import GeneratedUnit, StepReport, UnitRequest, generate_units
 from m4v.pipelines.video_job import StepCallback, VideoJob, prepare_job
+
+# Of a batch, history included. With more, the GPU is busy for longer than the host takes to launch its work.
+_MAX_GRAPH_TOKENS = 8192
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
@@ -52,6 +57,9 @@ class M4VPipelineOutput(BaseOutput):
 
 class M4VPipeline(DiffusionPipeline, M4VLoraLoaderMixin):
     """Turns sentences into videos, unit by unit.
+
+    On CUDA, evaluations of short sequences are recorded and replayed (`graph_replay`), which changes no result. A
+    callback that changes a network, not the latents, must switch that off first: `pipeline.use_cuda_graphs = False`.
 
     Args:
         transformer: The denoiser.
@@ -74,6 +82,7 @@ class M4VPipeline(DiffusionPipeline, M4VLoraLoaderMixin):
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
     _optional_components = list(TEXT_PARTS)  # noqa: RUF012 - the library reads a list here
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    use_cuda_graphs: bool = True
 
     def __init__(
         self,
@@ -120,6 +129,13 @@ class M4VPipeline(DiffusionPipeline, M4VLoraLoaderMixin):
         own = self.vae.compression
         halvings = self.scheduler.schedule.num_levels - 1
         return Compression(time=own.time, space=own.space * self.transformer.config["patch_size"] * 2**halvings)
+
+    def compile_denoiser(self) -> None:
+        """Compile the denoiser's blocks for prediction; the first evaluations then take minutes, later ones less time.
+
+        Compiled code serves all sizes, units and levels. Load LoRA weights before.
+        """
+        compile_denoiser(self.transformer)
 
     @property
     def num_timesteps(self) -> int:
@@ -394,7 +410,20 @@ class M4VPipeline(DiffusionPipeline, M4VLoraLoaderMixin):
                 progress.update()
                 return self._after_step(report, job.callback)
 
-            yield from generate_units(self.transformer, self.scheduler.schedule, request, job.settings, observe)
+            graphs = self._graph_replay(device)
+            try:
+                yield from generate_units(
+                    self.transformer, self.scheduler.schedule, request, job.settings, observe, graphs
+                )
+            finally:
+                if graphs is not None:
+                    graphs.close()
+
+    def _graph_replay(self, device: torch.device) -> GraphReplay | None:
+        if device.type != "cuda" or not self.use_cuda_graphs:
+            return None
+        cells = _MAX_GRAPH_TOKENS * self.transformer.config["patch_size"] ** 2
+        return GraphReplay(self.transformer, CudaRecorder(device), max_cells=cells)
 
     def _decode_video(self, units: list[GeneratedUnit], output_type: OutputType) -> Iterator[Any]:
         """Decode finished units; in tiles all at once, which takes the memory of one tile instead of all."""

@@ -23,7 +23,9 @@ from m4v.flow.schedule import PyramidSchedule
 from m4v.flow.self_quality import SelfQualityGuidance
 from m4v.flow.solver import euler_step
 from m4v.models.denoiser.caching import in_cache_context
+from m4v.models.denoiser.conditions import with_shared_conditions
 from m4v.models.vae.config import LatentStatistics
+from m4v.pipelines.graph_replay import GraphReplay
 from m4v.pipelines.guided_velocity import (
     Denoiser,
     Predictor,
@@ -161,6 +163,7 @@ def generate_units(
     request: UnitRequest,
     settings: LoopSettings,
     on_step: StepObserver | None = None,
+    graphs: GraphReplay | None = None,
 ) -> Iterator[GeneratedUnit]:
     """Generate a batch of videos unit by unit.
 
@@ -175,6 +178,7 @@ def generate_units(
         request: What to make.
         settings: Step counts, guidance, window.
         on_step: Called after every solver step.
+        graphs: Replays evaluations of short sequences; None: all run as usual.
 
     Yields:
         Every unit, as soon as it is clean; given units included.
@@ -188,7 +192,7 @@ def generate_units(
         if unit < len(request.given_units):
             latents = request.given_units[unit].to(device=request.device, dtype=torch.float32)
         else:
-            latents = _denoise_unit(denoiser, schedule, request, settings, unit, earlier, step_counter, on_step)
+            latents = _denoise_unit(denoiser, schedule, request, settings, unit, earlier, step_counter, on_step, graphs)
         if latents is None:
             return
         earlier.extend(split_frames(latent_pyramid(latents, schedule.num_levels)))
@@ -206,6 +210,7 @@ def _denoise_unit(
     earlier: Sequence[Sequence[Tensor]],
     step_counter: Iterator[int],
     on_step: StepObserver | None,
+    graphs: GraphReplay | None,
 ) -> Tensor | None:
     """Take one unit from noise through all levels to clean latents; None if the observer stopped the loop."""
     latents = noise_pyramid(request.draw_unit_noise(), schedule.num_levels)[0]
@@ -213,8 +218,9 @@ def _denoise_unit(
         if level > 0:
             latents = request.noise.jump(schedule, latents, level)
         history = history_clips(earlier, level, halvings=schedule.config.history_halvings)
-        cached = in_cache_context(denoiser, f"unit {unit}, level {level}")
-        velocity = _step_velocity(cached, schedule, request, settings, history, unit, level)
+        # What belongs to this unit and level alone, and goes with it: results of caches, conditions, graphs.
+        evaluate = with_shared_conditions(denoiser, in_cache_context(denoiser, f"unit {unit}, level {level}"))
+        velocity = _step_velocity(evaluate, schedule, request, settings, history, unit, level, graphs)
         steps = schedule.inference_steps(level, num_steps)
         sigma_pairs = itertools.pairwise(steps.level_sigmas.tolist())
         for timestep, sigmas in zip(steps.timesteps.tolist(), sigma_pairs, strict=True):
@@ -225,6 +231,8 @@ def _denoise_unit(
                 if observed is None:
                     return None
                 latents = observed
+        if graphs is not None:
+            graphs.end_level()
     return latents
 
 
@@ -236,11 +244,15 @@ def _step_velocity(
     history: Sequence[LevelClip],
     unit: int,
     level: int,
+    graphs: GraphReplay | None,
 ) -> StepVelocity:
     """Fix all that the steps of one unit share at one level."""
 
     def predictor(clips: Sequence[LevelClip], guidance: ClassifierFreeGuidance) -> Predictor:
-        return classifier_free_predictor(denoiser, request.text, request.negative_text, clips, level, guidance)
+        num_steps = settings.steps_of(unit)[level]
+        return classifier_free_predictor(
+            denoiser, request.text, request.negative_text, clips, level, guidance, graphs, num_steps
+        )
 
     guidance = settings.guidance.for_unit(unit)
     with_history = predictor(history, guidance)

@@ -30,7 +30,9 @@ from m4v.flow.library_schedulers import (
     make_library_scheduler,
     same_library_scheduler,
 )
+from m4v.models.denoiser.conditions import reusing_conditions
 from m4v.models.denoiser.wan import WanM4VTransformer3DModel
+from m4v.pipelines.compiling import compile_denoiser
 from m4v.pipelines.frames import OUTPUT_TYPES, OutputType, present
 from m4v.pipelines.parts import align_weights
 from m4v.pipelines.video_job import StepCallback
@@ -50,6 +52,9 @@ class WanM4VPipeline(WanPipeline):
     rounded, and a sampler chosen by `use_scheduler` gets the shift that suits each call's size.
 
     `DiffusionPipeline.from_pretrained` finds classes of diffusers only: open folders of this pipeline with this class.
+
+    The two branches of guidance are evaluated one after the other, as there: a batch of both rounds differently, and at
+    tens of thousands of tokens saves nothing. For the same reason nothing is recorded as CUDA graphs.
 
     Args:
         tokenizer: umT5's tokenizer.
@@ -211,6 +216,13 @@ class WanM4VPipeline(WanPipeline):
         self.scheduler = make_library_scheduler(name, shift)
         self._fitted_scheduler = self.scheduler if flow_shift is None else None
 
+    def compile_denoiser(self) -> None:
+        """Compile the denoiser's blocks for prediction; the first evaluations then take minutes, later ones less time.
+
+        Compiled code serves all sizes. Load LoRA weights before.
+        """
+        compile_denoiser(self.transformer)
+
     def enable_vae_tiling(self, **sizes: int) -> None:
         """Let the autoencoder work on tiles, which needs less memory and differs slightly.
 
@@ -282,7 +294,8 @@ class WanM4VPipeline(WanPipeline):
         )
         self._fit_scheduler(settled["height"], settled["width"])
         callback = as_library_callback(callback_on_step_end)
-        return super().__call__(**settled, callback_on_step_end=callback, **options)
+        with reusing_conditions(self.transformer):
+            return super().__call__(**settled, callback_on_step_end=callback, **options)
 
     def stream(
         self,
@@ -345,12 +358,19 @@ class WanM4VPipeline(WanPipeline):
 
     @torch.no_grad()
     def _stream(self, settled: dict[str, Any], callback: StepCallback | None, output_type: OutputType) -> Iterator[Any]:
+        timesteps: list[float] = []
+
         def after_step(pipeline: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> Any:
-            return None if callback is None else callback(pipeline, step, float(timestep), tensors)
+            if callback is None:
+                return None
+            if not timesteps:  # once, for reading a number of the device waits for it
+                timesteps.extend(pipeline.scheduler.timesteps.tolist())
+            return callback(pipeline, step, float(timesteps[step]), tensors)
 
         self._fit_scheduler(settled["height"], settled["width"])
         call = as_library_callback(after_step)
-        (latents,) = super().__call__(**settled, callback_on_step_end=call, output_type="latent", return_dict=False)
+        with reusing_conditions(self.transformer):
+            (latents,) = super().__call__(**settled, callback_on_step_end=call, output_type="latent", return_dict=False)
         if self.interrupt:
             return
         yield latents if output_type == "latent" else present(self.decode(latents), output_type)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
-from m4v.models.denoiser.context import attention_mask
 from m4v.models.denoiser.embeddings import timestep_features
 from m4v.models.denoiser.patches import patchify, unpatchify
 from m4v.models.denoiser.positions import added_positions, token_positions
+from m4v.models.denoiser.visibility import attention_mask
 from tests.models.denoiser.builders import normal
 
 

@@ -76,7 +76,7 @@ def _plain_mixer(mixer: MMDiMMixer, config: DenoiserConfig, tokens: Tensor, layo
         x, B, C = (part.unflatten(-1, (heads, -1)) for part in xbc.split([width, state, state], dim=-1))
         if config.mixer.qk_norm:
             B, C = (
-                part / (part.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weights[f"{name}.weight"]
+                part / (part.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weights[name]
                 for part, name in ((B, "norm_b"), (C, "norm_c"))
             )
         if config.mixer.positions == "rope":

@@ -49,6 +49,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "small chunks": {"mixer": {"chunk_size": 8}},
     "attention over all frames": {"temporal_causal_attention": False},
     "patches of 2": {"patch_size": 2},
+    "scan in dual blocks": {"dual_mixer": "mm_dim"},
+    "scan everywhere, added positions": {"dual_mixer": "mm_dim", "mixer": {"positions": "added"}},
+    "scan in dual blocks alone": {"dual_mixer": "mm_dim", "mixer_plan": "attention-only"},
     "no dual blocks": {"num_dual_layers": 0},
 }
 
@@ -202,6 +205,7 @@ FOLDERS = [
     "no conv",
     "scan over time",
     "patches of 2",
+    "scan in dual blocks",
 ]
 
 
@@ -246,7 +250,7 @@ def test_loading_in_half_precision_keeps_decay_and_step_wide(tmp_path: Path) -> 
         assert_relative_close(velocity, _run(model), 0.03)
 
 
-@pytest.mark.parametrize("name", ["default", "attention-only", "scan over time"])
+@pytest.mark.parametrize("name", ["default", "attention-only", "scan over time", "scan in dual blocks"])
 def test_half_precision_throughout_is_finite_and_near(name: str) -> None:
     model = _calm_model(**OPTIONS[name])
     with torch.no_grad():
@@ -259,7 +263,10 @@ def test_half_precision_throughout_is_finite_and_near(name: str) -> None:
     assert all(gradient.isfinite().all() for gradient in _gradients(model, torch.bfloat16).values())
 
 
-@pytest.mark.parametrize("name", ["default", "attention-only", "parallel", "scan over time", "zero-order hold"])
+AUTOCAST = ["default", "attention-only", "parallel", "scan over time", "zero-order hold", "scan in dual blocks"]
+
+
+@pytest.mark.parametrize("name", AUTOCAST)
 def test_autocast_is_finite_and_near(name: str) -> None:
     model = _calm_model(**OPTIONS[name])
     wide = _gradients(model, SINGLE)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from m4v.core.errors import UserError
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.models.denoiser.config import RecompositionConfig
 from m4v.models.denoiser.recomposition.plan import BoundPlan, recomposition_plan
@@ -31,7 +33,7 @@ class Case:
     def bound(self) -> BoundPlan:
         """The library's answer."""
         mask = torch.arange(self.layout.num_text_tokens) < torch.tensor(self.text_lengths)[:, None]
-        return recomposition_plan(self.layout, self.path, self.config, torch.device("cpu")).bind(mask)
+        return recomposition_plan(self.layout, self.path, self.config, torch.device("cpu"), 3).bind(mask)
 
     def slow(self) -> tuple[list[list[Row]], int]:
         """The loops' answer."""
@@ -197,3 +199,12 @@ def test_arguments_are_not_edited_and_plans_are_shared() -> None:
     assert torch.equal(tokens, case.tokens())
     assert torch.equal(registers, case.registers())
     assert case.bound().plan is case.bound().plan
+
+
+def test_a_frame_without_a_register_of_its_kind_is_refused() -> None:
+    layout = SequenceLayout((FrameGrid(0, 1, 2), FrameGrid(2, 2, 3)), 4)
+    device = torch.device("cpu")
+    recomposition_plan(layout, "a", RecompositionConfig(), device, 3)
+    recomposition_plan(layout, "a", RecompositionConfig(registers=False), device, 0)
+    with pytest.raises(UserError, match="register_levels of the scan order runs from 0 to 2; expected 0 to 1"):
+        recomposition_plan(layout, "a", RecompositionConfig(), device, 2)

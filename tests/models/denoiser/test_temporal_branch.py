@@ -10,7 +10,9 @@ from m4v.core.level_clip import LevelClip
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.models.denoiser.config import denoiser_config
 from m4v.models.denoiser.context import sequence_context
-from m4v.models.denoiser.temporal_branch import TemporalBranch, from_time_tokens, time_tokens
+from m4v.models.denoiser.temporal_branch import TemporalBranch
+from m4v.models.denoiser.time_plan import time_plan
+from m4v.ops.cell_pooling import pool, spread
 from tests.assertions import assert_relative_close
 from tests.models.denoiser.builders import (
     NUM_TEXT,
@@ -142,26 +144,39 @@ def test_noisy_frames_survive_the_round_trip_and_history_is_pooled() -> None:
     clips = [*history_and_noisy((0, 1, 2)), LevelClip(normal(2, 4, 2, 4, 8), 2)]
     layout = layout_of(clips, num_text=0)
     video = normal(2, layout.num_video_tokens, 3)
-    times = time_tokens(video, layout)
+    plan = time_plan(layout, video.device)
+    assert plan.cells is not None
+    cells = pool(video, plan.cells)
+    times = cells.unflatten(1, (len(plan.times), -1))
     assert times.shape == (2, 3 + 2 * 16, COARSE[0] * COARSE[1], 3)
     expected, _, _ = _slow_time_tokens(video, layout)
     assert_relative_close(times, torch.stack(expected, dim=1), 1e-14)
-    back = from_time_tokens(times, layout)
+    back = spread(cells, plan.cells)
     noisy = slice(layout.num_history_tokens, None)
     assert torch.equal(back[:, noisy], video[:, noisy])
     for frame in range(3):
-        cells, returned = _cells(video, layout, frame), _cells(back, layout, frame)
+        tokens, returned = _cells(video, layout, frame), _cells(back, layout, frame)
         k = layout.frames[frame].height // COARSE[0]
-        for row, column in cells:
-            block = [cells[i, j] for i, j in cells if (i // k, j // k) == (row // k, column // k)]
+        for row, column in tokens:
+            block = [tokens[i, j] for i, j in tokens if (i // k, j // k) == (row // k, column // k)]
             assert_relative_close(returned[row, column], sum(block) / len(block), 1e-14)
 
 
 def test_a_picture_smaller_than_the_pyramid_counts_as_coarse() -> None:
     layout = SequenceLayout((FrameGrid(2, 3, 3),), 0)
-    video = normal(1, 9, 2)
-    assert torch.equal(time_tokens(video, layout)[:, 0], video)
-    assert torch.equal(from_time_tokens(time_tokens(video, layout), layout), video)
+    plan = time_plan(layout, torch.device("cpu"))
+    assert plan.times.tolist() == [0]
+    assert plan.cells is None  # tokens are the cells as they stand
+
+
+def test_pooling_and_spreading_have_the_gradients_of_what_they_compute() -> None:
+    layout = layout_of(history_and_noisy((1, 2, 0, 2)), num_text=0)
+    index = time_plan(layout, torch.device("cpu")).cells
+    assert index is not None
+    rows = normal(2, layout.num_video_tokens, 2).requires_grad_()
+    cells = normal(2, len(index.first), 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: pool(t, index), rows)
+    assert torch.autograd.gradcheck(lambda t: spread(t, index), cells)
 
 
 def test_parameter_count() -> None:

@@ -55,7 +55,7 @@ class Case:
         layout = self.layout()
         config = RecompositionConfig(text_at_both_ends=self.both_ends, registers=self.registers)
         mask = torch.arange(self.num_text) < torch.tensor(self.prompt_lengths)[:, None]
-        bound = recomposition_plan(layout, self.path, config, CPU).bind(mask)
+        bound = recomposition_plan(layout, self.path, config, CPU, NUM_KINDS).bind(mask)
         rotary = None
         if self.rotary:
             positions = torch.arange(layout.num_text_tokens + layout.num_video_tokens, dtype=torch.float64)[:, None]

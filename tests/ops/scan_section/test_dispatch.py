@@ -88,6 +88,40 @@ def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         dispatch.choose_backend(CPU, torch.float32, 64, 64)
 
 
+def test_plans_are_translated_where_kernels_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for asked in ("auto", "reference", "triton"):
+        monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", asked)
+        found.append((dispatch.may_run_kernels(CPU), dispatch.may_run_kernels(GPU)))
+    assert found == [(False, True), (False, False), (True, True)]
+
+
+def test_a_backend_describes_itself_without_a_log_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert dispatch.describe_backend(CPU).startswith("plain torch, because the device is cpu")
+    assert dispatch.describe_backend(GPU) == ("Triton kernels, because this is an NVIDIA GPU of compute capability 9.0")
+    assert dispatch.describe_backend(GPU, head_dim=8).startswith("plain torch, because heads are 8 wide")
+    monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", "triton")
+    assert dispatch.describe_backend(GPU) == "Triton kernels, because M4V_SCAN_BACKEND is triton"
+    assert dispatch.describe_backend(CPU).startswith("none, because M4V_SCAN_BACKEND is triton, but the device is cpu")
+    monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", "tritn")
+    assert dispatch.describe_backend(CPU).startswith("none, because M4V_SCAN_BACKEND is 'tritn'")
+    assert not caplog.messages
+
+
+def test_rows_need_not_be_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    case = dataclasses.replace(CASE, num_heads=1, prompt_lengths=(2,))
+    (rows, *others), weights, _ = split(case.tensors(torch.float32))
+    arguments = (*others, weights, case.order(), case.scan_options())
+    expected = dispatch.scan_section(rows, *arguments, backend="triton").mixed
+    wider = torch.cat([rows, torch.full_like(rows, torch.nan)], dim=-1)[..., : rows.shape[-1]]
+    for layout in (wider, rows.transpose(1, 2).contiguous().transpose(1, 2)):
+        assert not layout.is_contiguous()
+        assert torch.equal(dispatch.scan_section(layout, *arguments, backend="triton").mixed, expected)
+
+
 @pytest.mark.parametrize("name", ["rows", "register_rows", "dt", "A_log", "conv_weight", "norm_b"])
 def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
     tensors = CASE.tensors(torch.float32)

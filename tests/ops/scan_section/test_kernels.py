@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from m4v.ops.scan_section import custom_op, reference
+from m4v.ops.scan_section import custom_op, launch, reference
 from m4v.ops.scan_section.interface import SectionOutput
 from tests.assertions import assert_relative_close, nan_poisoned_memory
 from tests.ops.scan_section.cases import Case, cotangents, leaves, split
@@ -59,6 +59,7 @@ CASES: dict[str, Case] = {
     "convolution without SiLU": Case(silu=False, norm=False, rotary=False, prompt_lengths=(3,)),
     "two taps": Case(conv_width=2, prompt_lengths=(3,), rotary=False),
     "wider state": Case(state_dim=64, rotary=False, prompt_lengths=(2,), num_heads=1),
+    "heads of 16": Case(head_dim=16, state_dim=16, prompt_lengths=(2,), num_heads=1),
     "narrower state": Case(head_dim=64, prompt_lengths=(2,), num_heads=1),
     "shorter than a tile": Case(frames=((1, 1),), num_text=1, prompt_lengths=(1, 0), num_heads=1, initial=True),
     "shorter than the convolution": Case(
@@ -96,6 +97,13 @@ def test_steps_of_nothing_and_of_everything_stay_finite(dt_shift: float, monkeyp
         initial_state = tensors["initial_state"]
         assert initial_state is not None
         assert torch.equal(output.final_state, initial_state)
+
+
+def test_tiles_by_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a GPU in half precision; tiles of all but the last head run on into the next.
+    tiling = launch.tiling
+    monkeypatch.setattr(launch, "tiling", lambda *widths: tiling(*widths)._replace(descriptors=True, gated_stages=3))
+    _check(dataclasses.replace(ONE_FRAME, num_heads=2), monkeypatch, 3e-5)
 
 
 def test_no_memory_is_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,10 @@ class DenoiserConfig:
         pooled_text_dim: Width of the prompt's pooled embedding.
         rope_axes_dims: Channels of a head for time, height and width.
         mixer_plan: A name of Table 4, or one kind per single-stream block.
+        dual_mixer: What mixes the two streams of the dual-stream blocks: "attention" as in the paper, or "mm_dim": one
+            scan over both, each stream with projections of its own (the future work of Appendix A.2). Dual-stream
+            block l scans along the path of layer l, as single-stream block l does. These blocks have no temporal
+            branch: A.2 replaces the attention alone, and the single-stream blocks behind them have one each.
         temporal_causal_attention: Frames attend to themselves and earlier frames only (Sec. 3.1).
         round_timesteps_to_bfloat16: Round timesteps when the latents are bfloat16, as the released Pyramid-Flow
             pipeline does; full precision is never rounded.
@@ -127,6 +131,7 @@ class DenoiserConfig:
     rope_axes_dims: tuple[int, ...] = (16, 24, 24)
     num_levels: int = 3
     mixer_plan: str | tuple[str, ...] = "full"
+    dual_mixer: Literal["attention", "mm_dim"] = "attention"
     mixer: MixerConfig = field(default_factory=MixerConfig)
     recomposition: RecompositionConfig = field(default_factory=RecompositionConfig)
     temporal_branch: TemporalBranchConfig = field(default_factory=TemporalBranchConfig)
@@ -157,8 +162,15 @@ class DenoiserConfig:
         return resolve_plan(self.mixer_plan, self.num_single_layers)
 
     def scan_path(self, layer: int) -> str:
-        """Letter of the path of one single-stream block."""
+        """Letter of the path of one single-stream block, or of one dual-stream block if these scan."""
         return self.recomposition.scan_path(layer)
+
+    @property
+    def scanned_paths(self) -> tuple[str, ...]:
+        """Letter of the path of every block that scans, dual-stream blocks first."""
+        num_dual_scans = self.num_dual_layers if self.dual_mixer == "mm_dim" else 0
+        single_scans = [layer for layer, kind in enumerate(self.kinds) if kind != "attention"]
+        return tuple(self.scan_path(layer) for layer in (*range(num_dual_scans), *single_scans))
 
 
 _TOYBOX_XS = DenoiserConfig(

@@ -12,7 +12,7 @@ def modulate(
     """Layer norm without affine parameters (eps 1e-6), then `(1 + scale)` and shift.
 
     Half-precision tokens are normalised, scaled and shifted in float32 and rounded once, as the released Pyramid-Flow
-    does under autocast.
+    does under autocast. Product and sum stay apart: a fused multiply-add rounds otherwise.
     """
     wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     normed = F.layer_norm(wide, wide.shape[-1:], eps=1e-6)
@@ -27,5 +27,14 @@ class Modulation(nn.Module):
         self.num_chunks = num_chunks
         self.linear = nn.Linear(width, num_chunks * width)
 
-    def forward(self, embedding: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b 1 d"], ...]:
-        return self.linear(F.silu(embedding))[:, None].chunk(self.num_chunks, dim=-1)
+    def forward(
+        self, embedding: Float[Tensor, "b d"], projected: Float[Tensor, "b m"] | None = None
+    ) -> tuple[Float[Tensor, "b 1 d"], ...]:
+        """One row per vector.
+
+        Args:
+            embedding: Before its SiLU.
+            projected: What the projection gives, where it was computed for all blocks at once.
+        """
+        rows = self.linear(F.silu(embedding)) if projected is None else projected
+        return rows[:, None].chunk(self.num_chunks, dim=-1)

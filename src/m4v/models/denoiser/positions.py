@@ -44,11 +44,3 @@ def added_positions(layout: SequenceLayout, width: int, device: torch.device) ->
     waves[: layout.num_text_tokens] = 0
     padding = torch.zeros(waves.shape[0], width - waves.shape[1])
     return torch.cat([waves, padding], dim=1).to(device)
-
-
-@lru_cache(maxsize=1024)
-def temporal_causal_mask(layout: SequenceLayout, device: torch.device) -> Tensor:
-    """True where query token (row) may see key token (column) by time: text counts as frame 0."""
-    frame_times = [torch.full((frame.num_tokens,), time) for time, frame in enumerate(layout.frames)]
-    times = torch.cat([torch.zeros(layout.num_text_tokens, dtype=torch.long), *frame_times]).to(device)
-    return times[:, None] >= times[None, :]

@@ -1,9 +1,11 @@
 """The pyramid denoiser, Fig. 2a on one page: dual-stream MM-DiT blocks, then single-stream MM-DiM blocks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
@@ -15,12 +17,15 @@ from m4v.core.errors import UserError
 from m4v.core.level_clip import LevelClip
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.core.text_conditioning import TextConditioning
+from m4v.models.denoiser.blocks.dual_mm_dim import DualMMDiMBlock
 from m4v.models.denoiser.blocks.mm_dit import MMDiTBlock
 from m4v.models.denoiser.blocks.single_stream import SingleStreamBlock
 from m4v.models.denoiser.caching import register_blocks
+from m4v.models.denoiser.conditions import ReusesConditions
 from m4v.models.denoiser.config import DenoiserConfig, denoiser_config
 from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.embeddings import TimeTextEmbedding
+from m4v.models.denoiser.fused_projections import FusesProjections
 from m4v.models.denoiser.mixers.attention import AttentionMixer
 from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 from m4v.models.denoiser.mixers.parallel import ParallelMixer
@@ -40,7 +45,7 @@ def single_stream_block(config: DenoiserConfig, layer: int) -> SingleStreamBlock
     return SingleStreamBlock(config, MMDiMMixer(config), branch)
 
 
-class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
+class M4VTransformer3DModel(ReusesConditions, FusesProjections, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
     """Predicts the velocity of the noisy frame from history frames, prompt and timestep.
 
     The arguments are those of `DenoiserConfig` (see there); nested settings are given as dictionaries.
@@ -50,9 +55,11 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixi
         >>> velocity = model([LevelClip(noisy, level=0)], timesteps, text)
     """
 
+    config: Any
+    _gradient_checkpointing_func: Any
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012 - the library reads a list here
-    _repeated_blocks = ["MMDiTBlock", "SingleStreamBlock"]  # noqa: RUF012
+    _no_split_modules = ["MMDiTBlock", "DualMMDiMBlock", "SingleStreamBlock"]  # noqa: RUF012 - the library reads a list
+    _repeated_blocks = ["MMDiTBlock", "DualMMDiMBlock", "SingleStreamBlock"]  # noqa: RUF012
     # Float32 after loading in any precision, and left out by every quantiser: a step size is an exponent of the state.
     _keep_in_fp32_modules = ["A_log", "dt_bias", "D_skip", "dt_proj"]  # noqa: RUF012
     # Modules whose weights layer-wise casting leaves alone, as regular expressions; norms and `proj_out` go by default.
@@ -73,6 +80,7 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixi
         rope_axes_dims: Sequence[int] = (16, 24, 24),
         num_levels: int = 3,
         mixer_plan: str | Sequence[str] = "full",
+        dual_mixer: str = "attention",
         mixer: dict[str, Any] | None = None,
         recomposition: dict[str, Any] | None = None,
         temporal_branch: dict[str, Any] | None = None,
@@ -87,7 +95,8 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixi
         self.time_text_embed = TimeTextEmbedding(width, pooled_text_dim)
         self.text_embedder = nn.Linear(text_dim, width)
         self.video_embedder = nn.Linear(token_dim, width)
-        self.transformer_blocks = nn.ModuleList(MMDiTBlock(config) for _ in range(num_dual_layers))
+        dual_block = DualMMDiMBlock if config.dual_mixer == "mm_dim" else MMDiTBlock
+        self.transformer_blocks = nn.ModuleList(dual_block(config) for _ in range(num_dual_layers))
         self.single_transformer_blocks = nn.ModuleList(
             single_stream_block(config, layer) for layer in range(num_single_layers)
         )
@@ -131,22 +140,29 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixi
         if config.round_timesteps_to_bfloat16 and clips[-1].latents.dtype == torch.bfloat16:
             timesteps = timesteps.to(torch.bfloat16)
         embedding = self.time_text_embed(timesteps, text.pooled)
-        context = sequence_context(config, layout, embedding, text.mask)
+        shared = self._recall(
+            ("context", layout), [text.mask], lambda: sequence_context(config, layout, embedding, text.mask)
+        )
+        context = replace(shared, embedding=embedding)
 
         patches = torch.cat([patchify(clip.latents, config.patch_size) for clip in clips], dim=1)
-        video_tokens = self.video_embedder(patches)
-        text_tokens = self.text_embedder(text.tokens)
-        for dual_block in self.transformer_blocks:
-            text_tokens, video_tokens = self._run(dual_block, text_tokens, video_tokens, context)
+        # Copies, because a linear layer returns a view and a dual-stream block does not: alike they compile once.
+        video_tokens = self.video_embedder(patches).clone()
+        text_tokens = self._recall("text", [text.tokens], lambda: self.text_embedder(text.tokens).clone())
+        self.end_stale_fusion()
+        modulations = self._modulations(embedding)
+        for layer, dual_block in enumerate(self.transformer_blocks):
+            own = context.along(config.scan_path(layer), modulations[layer])
+            text_tokens, video_tokens = self._run(dual_block, text_tokens, video_tokens, own)
         # Views of one tensor, as single blocks return them: with the same strides everywhere each kind compiles once.
         sizes = [text_tokens.shape[1], video_tokens.shape[1]]
         text_tokens, video_tokens = torch.cat([text_tokens, video_tokens], dim=1).split(sizes, dim=1)
         for layer, single_block in enumerate(self.single_transformer_blocks):
-            along_path = context.along(config.scan_path(layer))
-            text_tokens, video_tokens = self._run(single_block, text_tokens, video_tokens, along_path)
+            own = context.along(config.scan_path(layer), modulations[config.num_dual_layers + layer])
+            text_tokens, video_tokens = self._run(single_block, text_tokens, video_tokens, own)
 
         noisy_tokens = video_tokens[:, layout.num_history_tokens :]
-        scale, shift = self.norm_out(embedding)
+        scale, shift = self.norm_out(embedding, modulations[-1])
         velocity = self.proj_out(modulate(noisy_tokens, shift, scale))
         last = layout.frames[-1]
         return unpatchify(velocity, config.patch_size, last.height, last.width)
@@ -157,8 +173,25 @@ class M4VTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixi
         Args:
             config: A cache of diffusers, for example `FirstBlockCacheConfig(threshold=0.1)`.
         """
-        register_blocks((MMDiTBlock, SingleStreamBlock), video=1, text=0)
+        register_blocks((MMDiTBlock, DualMMDiMBlock, SingleStreamBlock), video=1, text=0)
         super().enable_cache(config)
+
+    def shared_projections(self) -> tuple[nn.Linear, ...]:
+        """Modulations, in the order in which blocks run: two for a dual-stream block, and the head's last."""
+        dual: Any = self.transformer_blocks
+        single: Any = self.single_transformer_blocks
+        modulations = [stream.modulation for block in dual for stream in (block.text, block.video)]
+        modulations += [block.modulation for block in single]
+        return tuple(modulation.linear for modulation in (*modulations, self.norm_out))
+
+    def _modulations(self, embedding: Float[Tensor, "b d"]) -> Sequence[Tensor | None]:
+        """Modulation of every block and of the head by one product, where projections are fused; else None each."""
+        num_dual, num_single = len(self.transformer_blocks), len(self.single_transformer_blocks)
+        if self.fused is None or torch.is_grad_enabled():
+            return [None] * (num_dual + num_single + 1)
+        width = self.settings.width
+        sizes = [12 * width] * num_dual + [3 * width] * num_single + [2 * width]
+        return self.fused(F.silu(embedding)).split(sizes, dim=-1)
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from m4v.core.errors import UserError
 from m4v.models.denoiser.blocks.wan import WanM4VBlock
 from m4v.models.denoiser.caching import register_blocks
+from m4v.models.denoiser.conditions import ReusesConditions
 from m4v.models.denoiser.wan_config import QK_NORM, wan_config
 from m4v.models.denoiser.wan_context import real_text, wan_context
 
 
-class WanM4VTransformer3DModel(WanTransformer3DModel):
+class WanM4VTransformer3DModel(ReusesConditions, WanTransformer3DModel):
     """Predicts the velocity of a whole clip from its noisy latents, prompt and timestep.
 
     The arguments are those of `WanConfig` (see there); nested settings are given as dictionaries.
@@ -151,14 +152,22 @@ class WanM4VTransformer3DModel(WanTransformer3DModel):
                 "encoder_hidden_states_image is given, as in Wan2.1 image-to-video; this network is Wan2.1 "
                 "text-to-video. Leave it out."
             )
-        rotary_emb = self.rope(hidden_states)
+        rotary_emb = self._recall(("rotary", grid), [], lambda: self.rope(hidden_states))
         context = None
         if "mm_dim" in self.settings.kinds:
-            mask = _text_mask(encoder_hidden_states, encoder_attention_mask)
-            context = wan_context(self.settings, grid, mask)
+            sources = [encoder_hidden_states, *([] if encoder_attention_mask is None else [encoder_attention_mask])]
+            context = self._recall(
+                ("context", grid),
+                sources,
+                lambda: wan_context(self.settings, grid, _text_mask(encoder_hidden_states, encoder_attention_mask)),
+            )
 
         tokens = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
-        embedding, modulation, prompt, _ = self.condition_embedder(timestep, encoder_hidden_states)
+        prompt = self._recall(
+            "prompt", [encoder_hidden_states], lambda: self.condition_embedder.text_embedder(encoder_hidden_states)
+        )
+        # The library embeds prompts together with timesteps; given no rows of the former it leaves them alone.
+        embedding, modulation, _, _ = self.condition_embedder(timestep, encoder_hidden_states[:, :0])
         modulation = modulation.unflatten(1, (6, -1))
         text = prompt
         for layer, block in enumerate(self.blocks):

@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
-from m4v.models.denoiser.context import ScanOrder, scan_orders
 from m4v.models.denoiser.positions import layout_rotary
+from m4v.models.denoiser.recomposition.scan_order import ScanOrder, scan_orders
+from m4v.models.denoiser.time_plan import TimePlan, time_plan
 from m4v.models.denoiser.wan_config import WanConfig
 from m4v.ops.rope import RotaryTable
 
@@ -23,12 +24,14 @@ class WanContext:
         layout: All frames noisy and of one size; no text tokens where scans do not see text.
         scan_orders: By letter of the scan path.
         video_rotary: Rotations of the video tokens in their natural order, for the temporal branches.
+        time_plan: Time tokens of the temporal branches: one per frame, each a time of its own.
         scan: The order in which the block at hand scans.
     """
 
     layout: SequenceLayout
     scan_orders: Mapping[str, ScanOrder]
     video_rotary: RotaryTable
+    time_plan: TimePlan
     scan: ScanOrder | None = None
 
     def along(self, path: str) -> "WanContext":
@@ -68,9 +71,15 @@ def wan_context(config: WanConfig, grid: tuple[int, int, int], text_mask: Bool[T
     return WanContext(
         layout=layout,
         scan_orders=scan_orders(
-            paths, layout, config.recomposition, text_mask, rotary if config.mixer.positions == "rope" else None
+            paths,
+            layout,
+            config.recomposition,
+            text_mask,
+            rotary if config.mixer.positions == "rope" else None,
+            num_register_kinds=config.recomposition.num_register_kinds,
         ),
         video_rotary=RotaryTable(*(part[layout.num_text_tokens :] for part in rotary)),
+        time_plan=time_plan(layout, text_mask.device, noisy_is_one_time=False),
     )
 
 

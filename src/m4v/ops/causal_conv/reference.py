@@ -23,8 +23,10 @@ def causal_conv(
     """
     width = weight.shape[1]
     padded = F.pad(x, (0, 0, width - 1, 0)) if history is None else torch.cat([history.to(x.dtype), x], dim=1)
-    taps = weight.to(x.dtype).unbind(1)
-    y = padded[:, width - 1 :] * taps[-1]
-    for shift in range(width - 1):
-        y = torch.addcmul(y, padded[:, shift : shift + x.shape[1]], taps[shift])
-    return y if bias is None else y + bias.to(x.dtype)
+    taps = weight.to(x.dtype).t().contiguous().unbind(0)
+    shifted = [padded[:, shift : shift + x.shape[1]] for shift in range(width)]
+    y = shifted[0] * taps[0] if bias is None else torch.addcmul(bias.to(x.dtype), shifted[0], taps[0])
+    for rows, tap in zip(shifted[1:], taps[1:], strict=True):
+        # In place: the backward needs rows and taps, not the sum.
+        y = y.addcmul_(rows, tap)
+    return y

@@ -5,6 +5,7 @@ register row once per frame), `invert` brings scan order back, dropping register
 as gathers keeps forward and backward free of atomics, so results are the same on every run.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -88,6 +89,26 @@ def recompose(
     """Bring token rows (text first, then video) and registers into scan order."""
     scanned: Tensor = _Recompose.apply(tokens, registers.to(tokens.dtype), order)  # type: ignore[no-untyped-call]
     return scanned
+
+
+def recompose_strips(
+    tokens: Float[Tensor, "b n d"], registers: Float[Tensor, "k d"], order: RowOrder, length: int
+) -> Iterator[Float[Tensor, "b strip d"]]:
+    """Rows of `recompose`, `length` of them at a time.
+
+    Where nothing is differentiated or traced, each strip is read when it is asked for and the whole never exists.
+    """
+    if type(tokens) is not Tensor or tokens.is_meta or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        yield from recompose(tokens, registers, order).split(length, dim=1)
+        return
+    strips = order.index.split(length, dim=1)
+    starts = torch.arange(len(strips) + 1, device=order.index.device) * length
+    seams = torch.searchsorted(order.register_positions, starts).tolist()
+    for number, index in enumerate(strips):
+        here = slice(seams[number], seams[number + 1])
+        positions = order.register_positions[here] - number * length
+        strip = order._replace(index=index, register_positions=positions, register_levels=order.register_levels[here])
+        yield _recompose(tokens, registers, strip)
 
 
 def invert(scanned: Float[Tensor, "b scan d"], order: RowOrder) -> Float[Tensor, "b n d"]:

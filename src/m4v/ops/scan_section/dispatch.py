@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 Backend = Literal["auto", "triton", "reference"]
 ENVIRONMENT = "M4V_SCAN_BACKEND"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-HEAD_DIMS = (32, 64, 128)
+HEAD_DIMS = (16, 32, 64, 128)
 # bf16 matrix units and asynchronous copies begin with Ampere.
 OLDEST_GPU = (8, 0)
+_BACKEND_NAMES = {"triton": "Triton kernels", "reference": "plain torch"}
 _FROM_ENVIRONMENT = os.environ.get(ENVIRONMENT, "auto")
 
 
@@ -90,6 +91,11 @@ def _choose(
     return "reference"
 
 
+def may_run_kernels(device: torch.device) -> bool:
+    """Whether scans on a device can reach the kernels at all, so that plans are worth translating for them."""
+    return _FROM_ENVIRONMENT == "triton" or (_FROM_ENVIRONMENT == "auto" and device.type == "cuda")
+
+
 def why_not_triton(device: torch.device, dtype: torch.dtype, head_dim: int, state_dim: int) -> str | None:
     """What keeps the kernels from running here, as half a sentence; None if nothing does."""
     if find_spec("triton") is None:
@@ -108,6 +114,26 @@ def why_not_triton(device: torch.device, dtype: torch.dtype, head_dim: int, stat
         found, needed = (".".join(map(str, version)) for version in (capability, OLDEST_GPU))
         return f"the GPU has compute capability {found}, and the kernels need {needed}"
     return None
+
+
+def describe_backend(
+    device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 64, state_dim: int | None = None
+) -> str:
+    """Which implementation scans of a typical model would run on a device, and why, as one line; logs nothing."""
+    obstacle = why_not_triton(device, dtype, head_dim, state_dim or head_dim)
+    asked = _FROM_ENVIRONMENT
+    if asked not in get_args(Backend):
+        return f"none, because {ENVIRONMENT} is {asked!r}; expected one of {', '.join(get_args(Backend))}"
+    if asked == "triton" and obstacle is not None:
+        return f"none, because {ENVIRONMENT} is triton, but {obstacle}"
+    if asked != "auto":
+        return f"{_BACKEND_NAMES[asked]}, because {ENVIRONMENT} is {asked}"
+    if obstacle is not None:
+        return f"{_BACKEND_NAMES['reference']}, because {obstacle}"
+    if device.type != "cuda":
+        return f"{_BACKEND_NAMES['reference']}, because the kernels would run interpreted, on the {device.type}"
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return f"{_BACKEND_NAMES['triton']}, because this is an NVIDIA GPU of compute capability {capability}"
 
 
 def _name(dtype: torch.dtype) -> str:

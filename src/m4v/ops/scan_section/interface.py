@@ -44,13 +44,13 @@ class ScanOptions:
     Attributes:
         conv_silu: Whether SiLU follows the convolution.
         discretisation: Weight of the input term (Eq. 2).
-        chunk_size: Tokens per set of matrix products in the reference; the kernels have their own.
+        chunk_size: Tokens per set of matrix products in the reference, unset for its choice; kernels have their own.
         norm_eps: Of the norms on B and C.
     """
 
     conv_silu: bool = True
     discretisation: Discretisation = "euler"
-    chunk_size: int = 64
+    chunk_size: int | None = None
     norm_eps: float = 1e-6
 
 

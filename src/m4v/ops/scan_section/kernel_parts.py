@@ -16,6 +16,13 @@ def softplus(v):
 
 
 @triton.jit
+def silu(v):
+    """v sigmoid(v) in two instructions of the special unit: the reciprocal of u is the inverse root of its square."""
+    u = 1.0 + tl.exp2(tl.minimum(v * -1.4426950408889634, 60.0))
+    return v * tl.rsqrt(u * u)
+
+
+@triton.jit
 def input_weight(dt, A, ZOH: tl.constexpr):
     """Weight of the input term; see `ops.ssd.reference.input_weight`."""
     if ZOH:
@@ -85,6 +92,22 @@ def load_steps(dt_ptr, A, start, num_tokens, TOKENS: tl.constexpr, ZOH: tl.const
     dt = load_tokens(dt_ptr, start, num_tokens, TOKENS)
     rate = dt * (A * 1.4426950408889634)
     return dt, input_weight(dt, A, ZOH), tl.cumsum(rate, 0), tl.sum(rate, 0)
+
+
+@triton.jit
+def load_steps_once(dt_ptr, A, start, num_tokens, TOKENS: tl.constexpr, ZOH: tl.constexpr):
+    """Input weights, cumulative and total log decay as in `load_steps`.
+
+    Each number is asked for several times over, as a tile that is too large for the compiler to load it anew for every
+    layout of threads that needs it; that would take more instructions than the tiles of x, B and C.
+    """
+    COPIES: tl.constexpr = 2 if TOKENS >= 64 else 256 // TOKENS
+    token = tl.arange(0, TOKENS)
+    copy = tl.arange(0, COPIES)
+    mask = (token < num_tokens - start)[:, None] & (copy >= 0)[None, :]
+    dt = tl.max(tl.load(dt_ptr + start + token[:, None] + 0 * copy[None, :], mask=mask, other=0.0), 1)
+    rate = dt * (A * 1.4426950408889634)
+    return input_weight(dt, A, ZOH), tl.cumsum(rate, 0), tl.sum(rate, 0)
 
 
 @triton.jit

@@ -4,19 +4,30 @@ Forward is four launches (prepare, segment states, state scan, scan), or two whe
 Nothing about the length is a compile-time constant, so a kernel is compiled once per model.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import triton
 from jaxtyping import Float, Int
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from m4v.ops.scan_section.kernels_prepare import prepare_kernel
 from m4v.ops.scan_section.kernels_scan import scan_kernel, segment_state_kernel, state_scan_kernel
 
 # The interpreter computes bf16 on its bits, silently wrong, so tiles are fp32 there.
 INTERPRETED = not isinstance(scan_kernel, triton.JITFunction)
-_STATE_BLOCK = 1024
+_STATE_BLOCK = 512
+# Segments whose states are requested before the first is used.
+_STATES_AHEAD = 8
+# Channels side by side in a program of the preparation, eight for each thread, and scan positions that it walks.
+_PREPARE_WIDTH = 512
+_PREPARE_SPAN = 32
+# Rows in flight: with eight, their rotations would not fit in registers as well.
+_PREPARE_UNROLL = 4
+# Inputs that kernels read by strides of their own.
+_STRIDED = ("rows", "register_rows", "dt", "register_dt")
 
 
 class Tiling(NamedTuple):
@@ -28,6 +39,8 @@ class Tiling(NamedTuple):
         warps: Of programs with matrix products; with more than four, tiles of 64 tokens would be computed twice.
         scan_stages: Chunks in flight in the forward kernels.
         sweep_stages: The same in the backward kernels, which hold one operand more.
+        gated_stages: The same in the scan of the forward pass, of all that it loads; None to leave z out.
+        descriptors: Whether that scan asks for tiles as a whole (by the copy engine of sm_90) and not by addresses.
     """
 
     chunk: int
@@ -35,8 +48,11 @@ class Tiling(NamedTuple):
     warps: int
     scan_stages: int
     sweep_stages: int
+    gated_stages: int | None = None
+    descriptors: bool = False
 
 
+@lru_cache(maxsize=64)
 def tiling(head_dim: int, state_dim: int, dtype: torch.dtype) -> Tiling:
     """Choose shapes for a head width, state width and dtype; never for a length."""
     wide = max(head_dim, state_dim) > 64
@@ -46,7 +62,7 @@ def tiling(head_dim: int, state_dim: int, dtype: torch.dtype) -> Tiling:
         return Tiling(chunk=16 if wide else 32, block=16, warps=8, scan_stages=1, sweep_stages=1)
     if wide:
         return Tiling(chunk=32, block=16, warps=8, scan_stages=2, sweep_stages=1)
-    return Tiling(chunk=64, block=64, warps=4, scan_stages=2, sweep_stages=3)
+    return Tiling(chunk=64, block=64, warps=4, scan_stages=2, sweep_stages=3, gated_stages=3, descriptors=True)
 
 
 class SectionInputs(NamedTuple):
@@ -125,10 +141,13 @@ class SectionInputs(NamedTuple):
     def normalised(self) -> "SectionInputs":
         """The same with channels adjacent in memory, as kernels read them."""
         assert self.segment_tokens % self.tiling.chunk == self.segment_tokens % self.tiling.block == 0
-        changed = {name: value.contiguous() for name, value in self._asdict().items() if isinstance(value, Tensor)}
         # Rows may be a slice of a wider projection: only their channels have to be adjacent.
-        changed |= {name: _adjacent(getattr(self, name)) for name in ("rows", "register_rows", "dt", "register_dt")}
-        return SectionInputs(**(self._asdict() | changed))
+        changed = {
+            name: _adjacent(value) if name in _STRIDED else value.contiguous()
+            for name, value in zip(self._fields, self, strict=True)
+            if isinstance(value, Tensor) and not value.is_contiguous()
+        }
+        return SectionInputs(**(self._asdict() | changed)) if changed else self
 
 
 def _adjacent(tensor: Tensor) -> Tensor:
@@ -144,19 +163,25 @@ class Prepared(NamedTuple):
     dt: Float[Tensor, "b g scan"]
 
 
+def _descriptor(operand: Float[Tensor, "b g scan width"], rows: int) -> TensorDescriptor:
+    """Tiles of `rows` tokens of an operand, heads below one another."""
+    return TensorDescriptor.from_tensor(operand.view(-1, operand.shape[-1]), [rows, operand.shape[-1]])
+
+
 def prepare(inputs: SectionInputs) -> Prepared:
     """Gather, convolve, normalise and rotate."""
     a, T = inputs, inputs.num_tokens
     x = a.rows.new_empty(a.batch, a.num_heads, T, a.head_dim, dtype=a.tile_dtype)
     B, C = (x.new_empty(a.batch, a.num_heads, T, a.state_dim) for _ in range(2))
     dt = x.new_empty(a.batch, a.num_heads, T, dtype=torch.float32)
-    tokens = a.tiling.block
-    prepare_kernel[(triton.cdiv(T, tokens), 3 * a.num_heads, a.batch)](
+    options = prepare_options(a)
+    heads = max(_PREPARE_WIDTH // max(a.head_dim, a.state_dim), 1)
+    prepare_kernel[(3 * triton.cdiv(a.num_heads, heads), triton.cdiv(T, _PREPARE_SPAN), a.batch)](
         a.rows, a.register_rows, a.dt, a.register_dt, a.source, *or_stand_in(a.rows, a.conv_weight, a.conv_bias),
         a.dt_bias, *or_stand_in(a.rows, a.norm_b, a.norm_c, a.cos, a.sin), x, B, C, dt, T, a.num_rows, a.num_heads,
-        a.rows.stride(0), a.rows.stride(1), a.register_rows.stride(0), a.dt.stride(0), a.dt.stride(1),
-        a.register_dt.stride(0), a.norm_eps, P=a.head_dim, N=a.state_dim, TOKENS=tokens, **prepare_options(a),
-        num_warps=4,
+        _PREPARE_SPAN, a.rows.stride(0), a.rows.stride(1), a.register_rows.stride(0), a.dt.stride(0), a.dt.stride(1),
+        a.register_dt.stride(0), a.norm_eps, P=a.head_dim, N=a.state_dim, HEADS=heads, UNROLL=_PREPARE_UNROLL,
+        TAPS=triton.next_power_of_2(max(options["CONV_WIDTH"], 1)), **options, num_warps=2, maxnreg=128,
     )  # fmt: skip
     return Prepared(x, B, C, dt)
 
@@ -197,7 +222,7 @@ def segment_states(
     block = min(size, _STATE_BLOCK)
     state_scan_kernel[(a.batch * a.num_heads, size // block)](
         states, decay, *or_stand_in(states, edge), segments, SIZE=size, BLOCK=block, HAS_EDGE=edge is not None,
-        REVERSE=reverse, num_warps=4,
+        REVERSE=reverse, AHEAD=_STATES_AHEAD, num_warps=4,
     )  # fmt: skip
     return states
 
@@ -208,7 +233,7 @@ def forward(inputs: SectionInputs) -> tuple[Tensor, Tensor, Tensor]:
     With a single segment, the last holds nothing.
     """
     a = inputs.normalised()
-    edge = as_tiles(a.initial_state)
+    edge, tiles = as_tiles(a.initial_state), a.tiling
     width = a.num_heads * a.head_dim
     slots = a.rows.new_empty(a.batch * (a.num_rows + a.num_copies), width)
     mixed = slots[: a.batch * a.num_rows].view(a.batch, a.num_rows, width)
@@ -219,11 +244,14 @@ def forward(inputs: SectionInputs) -> tuple[Tensor, Tensor, Tensor]:
         entering = dt.new_empty(0)
         if a.num_segments > 1:
             edge = entering = segment_states(a, B, x, dt, edge, reverse=False)
+        if tiles.descriptors:
+            x, B, C = (_descriptor(operand, tiles.chunk) for operand in (x, B, C))
         scan_kernel[(a.num_segments, a.num_heads, a.batch)](
             a.rows, a.destination, x, B, C, dt, a.A_log, a.D, a.norm_weight, *or_stand_in(dt, edge), slots, final,
-            a.num_tokens, a.num_rows, a.num_copies, a.num_heads, a.segment_tokens // a.tiling.chunk, a.rows.stride(0),
-            a.rows.stride(1), a.gate_eps, P=a.head_dim, N=a.state_dim, CHUNK=a.tiling.chunk, ZOH=a.zero_order_hold,
-            HAS_ENTER=edge is not None, GATE=True, num_warps=a.tiling.warps, num_stages=a.tiling.scan_stages,
+            a.num_tokens, a.num_rows, a.num_copies, a.num_heads, a.segment_tokens // tiles.chunk, a.rows.stride(0),
+            a.rows.stride(1), a.gate_eps, P=a.head_dim, N=a.state_dim, CHUNK=tiles.chunk, ZOH=a.zero_order_hold,
+            HAS_ENTER=edge is not None, GATE=True, DESCRIPTORS=tiles.descriptors, STAGES=tiles.gated_stages,
+            num_warps=tiles.warps, num_stages=tiles.gated_stages or tiles.scan_stages,
         )  # fmt: skip
         if a.num_copies:
             mixed[:, : a.num_copies] += copies

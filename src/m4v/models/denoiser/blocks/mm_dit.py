@@ -4,17 +4,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from m4v.models.denoiser.blocks.dual_stream import DualStreamBlock, Stream
 from m4v.models.denoiser.blocks.feed_forward import FeedForward
 from m4v.models.denoiser.config import DenoiserConfig
 from m4v.models.denoiser.context import SequenceContext
+from m4v.models.denoiser.fused_projections import SharesInput
 from m4v.models.denoiser.modulation import Modulation, modulate
 from m4v.models.denoiser.normalization import HeadNorm
-from m4v.ops.attention import attention
 from m4v.ops.rope import apply_rotary
 
 
-class _Stream(nn.Module):
-    """One modality's weights of a dual-stream block."""
+class _AttentionStream(Stream, SharesInput):
+    """A stream with queries, keys and values."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -29,30 +30,28 @@ class _Stream(nn.Module):
         self.to_out = nn.Linear(width, width)
         self.feed_forward = FeedForward(width, config.mlp_ratio)
 
+    def shared_projections(self) -> tuple[nn.Linear, ...]:
+        return self.to_q, self.to_k, self.to_v
+
     def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = (
-            projection(tokens).unflatten(-1, (self.num_heads, -1)) for projection in (self.to_q, self.to_k, self.to_v)
-        )
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in self.project(tokens))
         return self.norm_q(query), self.norm_k(key), value
 
-    def finish(self, tokens: Tensor, mixed: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-        _, _, gate_attention, shift, scale, gate = modulation
-        # Contiguous, because the library adds the bias of other inputs in a step, and a rounding, of its own.
-        tokens = tokens + gate_attention * self.to_out(mixed.contiguous())
-        return tokens + gate * self.feed_forward(modulate(tokens, shift, scale))
 
-
-class MMDiTBlock(nn.Module):
+class MMDiTBlock(DualStreamBlock):
     """Joint attention of two streams, each with its own projections, modulation and feed-forward.
 
     Arguments bear the names under which diffusers' caching hooks look streams up: text is `encoder_hidden_states`,
     video is `hidden_states`.
     """
 
+    text: _AttentionStream
+    video: _AttentionStream
+
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        self.text = _Stream(config)
-        self.video = _Stream(config)
+        self.text = _AttentionStream(config)
+        self.video = _AttentionStream(config)
 
     def forward(
         self,
@@ -61,13 +60,12 @@ class MMDiTBlock(nn.Module):
         context: SequenceContext,
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b n d"]]:
         """Update both streams; returns (text, video)."""
-        text_modulation = self.text.modulation(context.embedding)
-        video_modulation = self.video.modulation(context.embedding)
+        text_modulation, video_modulation = self.modulations(context)
         text = self.text.queries_keys_values(modulate(encoder_hidden_states, *text_modulation[:2]))
         video = self.video.queries_keys_values(modulate(hidden_states, *video_modulation[:2]))
         query, key, value = (torch.cat(pair, dim=1) for pair in zip(text, video, strict=True))
         query, key = apply_rotary(query, context.rotary), apply_rotary(key, context.rotary)
-        mixed = attention(query, key, value, context.attention_mask).flatten(2)
+        mixed = context.visibility.attend(query, key, value).flatten(2)
         text_mixed, video_mixed = mixed.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return (
             self.text.finish(encoder_hidden_states, text_mixed, text_modulation),

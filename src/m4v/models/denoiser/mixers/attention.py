@@ -1,16 +1,18 @@
 """Softmax self-attention over text and video: the baseline mixer ("Full Attn" of Table 4)."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from m4v.models.denoiser.config import DenoiserConfig
 from m4v.models.denoiser.context import SequenceContext
+from m4v.models.denoiser.fused_projections import SharesInput
 from m4v.models.denoiser.normalization import HeadNorm
-from m4v.ops.attention import attention
 from m4v.ops.rope import apply_rotary
 
 
-class AttentionMixer(nn.Module):
+class AttentionMixer(SharesInput):
     """Queries, keys and values with per-head RMSNorm and rotary embedding; masked by document and time."""
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -22,10 +24,15 @@ class AttentionMixer(nn.Module):
         self.norm_q = HeadNorm(config.attention_head_dim)
         self.norm_k = HeadNorm(config.attention_head_dim)
 
-    def forward(self, tokens: Float[Tensor, "b n d"], context: SequenceContext) -> Float[Tensor, "b n d"]:
-        query, key, value = (
-            projection(tokens).unflatten(-1, (self.num_heads, -1)) for projection in (self.to_q, self.to_k, self.to_v)
-        )
+    def shared_projections(self) -> tuple[nn.Linear, ...]:
+        return self.to_q, self.to_k, self.to_v
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], context: SequenceContext, projected: Sequence[Tensor] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Mix tokens; `projected` are their shared projections where a block has computed them with its own."""
+        parts = self.project(tokens) if projected is None else projected
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in parts)
         query = apply_rotary(self.norm_q(query), context.rotary)
         key = apply_rotary(self.norm_k(key), context.rotary)
-        return attention(query, key, value, context.attention_mask).flatten(2)
+        return context.visibility.attend(query, key, value).flatten(2)

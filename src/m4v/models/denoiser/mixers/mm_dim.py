@@ -5,15 +5,16 @@ text is scanned twice. Channels of the projection are `[z | x | B | C]`: gate, v
 sizes have a projection of their own, which stays in high precision where the large one is quantised.
 """
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from m4v.models.denoiser.config import DenoiserConfig
 from m4v.models.denoiser.context import SequenceContext
 from m4v.models.denoiser.mixers.scan import SelectiveScan
-from m4v.models.denoiser.normalization import HeadNorm
+from m4v.models.denoiser.mixers.step_projection import StepProjection
 from m4v.models.denoiser.recomposition.registers import FrameRegisters
-from m4v.ops.recompose.reference import RowOrder, invert, recompose
 
 
 class MMDiMMixer(SelectiveScan):
@@ -23,33 +24,27 @@ class MMDiMMixer(SelectiveScan):
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
-        super().__init__(config.num_attention_heads, config.attention_head_dim, config.mixer)
+        options = config.mixer
+        super().__init__(config.num_attention_heads, config.attention_head_dim, options, has_head_norm=options.qk_norm)
         width = config.width
         self.in_proj = nn.Linear(width, width + sum(self.splits))
-        self.dt_proj = nn.Linear(width, self.num_heads)
-        state_dim = config.mixer.state_dim or config.attention_head_dim
-        self.norm_b = HeadNorm(state_dim) if config.mixer.qk_norm else nn.Identity()
-        self.norm_c = HeadNorm(state_dim) if config.mixer.qk_norm else nn.Identity()
-        if config.recomposition.registers:
-            self.registers = FrameRegisters(config.num_levels, width)
+        self.dt_proj = StepProjection(width, self.num_heads)
+        self.registers = FrameRegisters(config.num_levels, width) if config.recomposition.registers else None
         self.reset_parameters()
 
-    def forward(self, tokens: Float[Tensor, "b n d"], context: SequenceContext) -> Float[Tensor, "b n d"]:
+    def shared_projections(self) -> tuple[nn.Linear, ...]:
+        """Maps of the block's input; none where waves are added to it first."""
+        return () if self.options.positions == "added" else (self.in_proj,)
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], context: SequenceContext, projected: Sequence[Tensor] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Mix tokens; `projected` are their shared projections where a block has computed them with its own."""
         if context.added_positions is not None:
             tokens = tokens + context.added_positions.to(tokens.dtype)
-        scan = context.scan
-        assert scan is not None
-        z, xbc = self._recompose(self.in_proj, tokens, scan.bound.order).tensor_split([tokens.shape[-1]], dim=-1)
-        # Its weights may be wider than the tokens: see `_keep_in_fp32_modules` of the denoiser.
-        dt = self._recompose(self.dt_proj, tokens.to(self.dt_proj.weight.dtype), scan.bound.order)
-        return invert(self.scan(z, xbc, dt, scan, self.norm_b, self.norm_c), scan.bound.order)
-
-    def _recompose(self, projection: nn.Linear, tokens: Tensor, order: RowOrder) -> Tensor:
-        projected = projection(tokens)
-        has_registers = hasattr(self, "registers")
-        rows = (
-            projection(self.registers().to(tokens.dtype))
-            if has_registers
-            else projected.new_zeros(0, projected.shape[-1])
-        )
-        return recompose(projected, rows, order)
+        assert context.scan is not None
+        registers = tokens.new_empty(0, tokens.shape[-1])
+        if self.registers is not None:
+            registers = self.registers().to(tokens.dtype)
+        rows = self.in_proj(tokens) if projected is None else projected[0]
+        return self.mix(rows, self.in_proj(registers), self.dt_proj(tokens), self.dt_proj(registers), context.scan)

@@ -1,6 +1,6 @@
-"""The selective scan that every MM-DiM mixer shares: from projected rows in scan order to mixed rows (Sec. 3.3).
+"""The selective scan that every MM-DiM mixer shares: from projected rows to mixed rows, in token order (Sec. 3.3).
 
-Mixers differ in how they project, normalise and re-compose tokens; what they hand over is the same on both bases.
+Mixers differ in how they project tokens; what they hand over is the same on both bases.
 """
 
 import math
@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from m4v.models.denoiser.config import MixerConfig
-from m4v.models.denoiser.context import ScanOrder
+from m4v.models.denoiser.recomposition.scan_order import ScanOrder
+from m4v.ops.scan_section.dispatch import scan_section
 from m4v.ops.scan_section.interface import ScanOptions, ScanWeights
-from m4v.ops.scan_section.reference import HeadMap, as_is, scan_rows
 
 
 class SelectiveScan(nn.Module):
@@ -25,9 +25,12 @@ class SelectiveScan(nn.Module):
         num_heads: Heads.
         head_dim: Width of x, z and the output per head.
         options: Convolution, state size, discretisation.
+        has_head_norm: Whether B and C are RMS-normalised per head after the convolution, with the weights `norm_b` and
+            `norm_c`. They are parameters of the mixer itself, not layers, as all that the scan reads has to be on its
+            device at one time, also where layers are offloaded one by one.
     """
 
-    def __init__(self, num_heads: int, head_dim: int, options: MixerConfig) -> None:
+    def __init__(self, num_heads: int, head_dim: int, options: MixerConfig, *, has_head_norm: bool) -> None:
         super().__init__()
         self.options = options
         self.num_heads = num_heads
@@ -41,6 +44,8 @@ class SelectiveScan(nn.Module):
         self.D_skip = nn.Parameter(torch.empty(num_heads))
         self.dt_bias = nn.Parameter(torch.empty(num_heads))
         self.norm_weight = nn.Parameter(torch.ones(num_heads, head_dim))
+        self.norm_b = nn.Parameter(torch.ones(state_dim)) if has_head_norm else None
+        self.norm_c = nn.Parameter(torch.ones(state_dim)) if has_head_norm else None
 
     def reset_parameters(self) -> None:
         """Mamba-2's initialisation: A in [-16, -1], step sizes log-uniform in [0.001, 0.1], D = 1."""
@@ -51,28 +56,30 @@ class SelectiveScan(nn.Module):
         with torch.no_grad():
             self.A_log.uniform_(1, 16).log_()
             self.D_skip.fill_(1.0)
-            self.norm_weight.fill_(1.0)
+            for weight in (self.norm_weight, self.norm_b, self.norm_c):
+                if weight is not None:
+                    weight.fill_(1.0)
             step = torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_()
             self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
 
-    def scan(
+    def mix(
         self,
-        z: Float[Tensor, "b m d"],
-        xbc: Float[Tensor, "b m e"],
-        dt: Float[Tensor, "b m g"],
+        rows: Float[Tensor, "b n f"],
+        register_rows: Float[Tensor, "k f"],
+        dt: Float[Tensor, "b n g"],
+        register_dt: Float[Tensor, "k g"],
         order: ScanOrder,
-        norm_b: HeadMap = as_is,
-        norm_c: HeadMap = as_is,
-    ) -> Float[Tensor, "b m d"]:
-        """Convolve, normalise, rotate, scan, gate.
+    ) -> Float[Tensor, "b n d"]:
+        """Re-compose, convolve, normalise, rotate, scan, gate and invert: rows in token order in and out.
 
         Args:
-            z: Gate, in scan order.
-            xbc: Value, input vector and output vector side by side, in scan order.
+            rows: Gate, value, input vector and output vector side by side; may be a slice of a wider projection.
+            register_rows: The same of the registers, one row per kind; no rows if there are none.
             dt: Step sizes before bias and softplus.
-            order: Which rows are real, and their rotation.
-            norm_b: Applied to B per head after the convolution; nothing by default.
-            norm_c: Applied to C.
+            register_dt: The same of the registers.
+            order: Where rows go, and how they turn.
+
+        Source: Sec. 3.3, Fig. 2b and 2c.
         """
         has_conv = self.options.conv_width > 0
         weights = ScanWeights(
@@ -82,11 +89,12 @@ class SelectiveScan(nn.Module):
             D=self.D_skip,
             dt_bias=self.dt_bias,
             norm_weight=self.norm_weight,
+            norm_b=self.norm_b,
+            norm_c=self.norm_c,
         )
         options = ScanOptions(
             conv_silu=self.options.conv_activation == "silu",
             discretisation=self.options.discretisation,
             chunk_size=self.options.chunk_size,
         )
-        mixed, _ = scan_rows(z, xbc, dt, weights, order.bound.is_real, order.rotary, options, norm_b, norm_c)
-        return mixed
+        return scan_section(rows, register_rows, dt, register_dt, weights, order.section, options).mixed

@@ -20,6 +20,7 @@ from m4v.models.denoiser.config import RecompositionConfig
 from m4v.models.denoiser.recomposition.scan_paths import scan_path
 from m4v.ops.recompose.reference import RowOrder
 from m4v.ops.rope import RotaryTable
+from m4v.ops.scan_section.interface import check_order
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class RecompositionPlan:
         left_index = (row - padding) % max(num_text, 1)
         left_positions = (row + padding) % max(num_text, 1)
 
-        plan = self._on(device)
+        plan = self.to(device)
         # Register positions read row 0 in the token gather and are overwritten with their register.
         shared = torch.where(plan.index < num_text + plan.video_positions.shape[0], plan.index, 0)
         index = torch.cat([left_index, shared[num_text:].expand(batch, -1)], dim=1)
@@ -77,7 +78,8 @@ class RecompositionPlan:
         order = RowOrder(index, positions, copy_positions, plan.register_positions, plan.register_levels)
         return BoundPlan(order=order, is_real=is_real, plan=plan)
 
-    def _on(self, device: torch.device) -> "RecompositionPlan":
+    def to(self, device: torch.device) -> "RecompositionPlan":
+        """The same plan on a device."""
         if self.index.device == device:
             return self
         return RecompositionPlan(
@@ -115,9 +117,15 @@ class BoundPlan:
 
 @lru_cache(maxsize=4096)
 def recomposition_plan(
-    layout: SequenceLayout, path: str, config: RecompositionConfig, device: torch.device
+    layout: SequenceLayout, path: str, config: RecompositionConfig, device: torch.device, num_register_kinds: int
 ) -> RecompositionPlan:
     """Build (or recall) the plan of a layout along one scan path.
+
+    Args:
+        num_register_kinds: Registers there are; kernels read them unchecked, so they are counted here.
+
+    Raises:
+        UserError: if a frame asks for a register that is not there.
 
     Source: Sec. 3.3 "MM-Token Re-Composition", Fig. 2c, Appendix A.1.
     """
@@ -142,16 +150,19 @@ def recomposition_plan(
     video_positions = np.empty(layout.num_video_tokens, dtype=np.int64)
     video_positions[index[video] - num_text] = np.flatnonzero(video)
     kinds = [frame.register_kind for frame in layout.frames] if config.registers else []
-    return RecompositionPlan(
-        index=_tensor(index, device),
-        video_positions=_tensor(video_positions, device),
-        register_positions=_tensor(register_positions, device),
-        register_levels=_tensor(kinds, device),
+    plan = RecompositionPlan(
+        index=_tensor(index),
+        video_positions=_tensor(video_positions),
+        register_positions=_tensor(register_positions),
+        register_levels=_tensor(kinds),
         num_text_tokens=num_text,
         text_at_both_ends=config.text_at_both_ends,
         num_prefix=num_prefix,
     )
+    # Where the numbers still are: reading them back from a device would wait for it.
+    check_order(plan.bind(torch.ones(1, num_text, dtype=torch.bool, device="cpu")).order, num_register_kinds)
+    return plan.to(device)
 
 
-def _tensor(values: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
+def _tensor(values: Sequence[int] | np.ndarray) -> Tensor:
+    return torch.as_tensor(np.asarray(values, dtype=np.int64), device="cpu")
