@@ -48,6 +48,29 @@ def test_json_on_standard_output_is_nothing_but_json(capsys: pytest.CaptureFixtu
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_measured_before_an_interruption_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(session: Any) -> PartReport:
+        session.report.add(_measured().rows[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mixer_part, "measure", interrupted)
+    target = tmp_path / "here.json"
+    assert main(["bench", "mixer", "--device", "cpu", "--size", "tiny", "--json", str(target)]) == 130
+    assert json.loads(target.read_text())["parts"]["mixer"]["rows"][0]["ours_ms"] == 1.0
+    assert "Interrupted" in target.with_suffix(".md").read_text()
+    assert "Interrupted" in capsys.readouterr().out
+
+
+def test_it_says_how_long_it_may_take(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--size", "laptop", "--out", str(tmp_path)]
+    assert main(["bench", "mixer", *words, "--seconds", "240"]) == 0
+    assert "up to 4 minutes" in capsys.readouterr().err
+    assert main(["bench", "mixer", *words, "--brief"]) == 0
+    assert "up to 7 minutes" in capsys.readouterr().err
+
+
 def test_default_names_carry_the_device(tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert main(["bench", "mixer", "--device", "cpu", "--size", "tiny"]) == 0

@@ -5,7 +5,7 @@ import cmath
 import torch
 from torch import Tensor
 
-from m4v.ops.rope import apply_rotary, rotary_table
+from m4v.ops.rope import _turn_complex, _turn_real, apply_rotary, rotary_table
 from tests.assertions import assert_relative_close
 
 AXES = (4, 6, 2)
@@ -73,3 +73,12 @@ def test_gradients() -> None:
     table = rotary_table(_normal(3, 3), AXES)
     x = _normal(1, 3, 2, 12).requires_grad_()
     assert torch.autograd.gradcheck(lambda rows: apply_rotary(rows, table), (x,))
+
+
+def test_real_and_complex_arithmetic_agree() -> None:
+    pairs = _normal(2, 7, 3, 12).float().unflatten(-1, (-1, 2))
+    table = rotary_table(10 * _normal(7, 3), AXES)
+    arguments = (pairs, table.cos[:, None], table.sin[:, None])
+    real, turned = _turn_real(*arguments), _turn_complex(*arguments)
+    assert (real - turned).abs().max() <= 1e-6
+    assert torch.equal(real.bfloat16(), turned.bfloat16())

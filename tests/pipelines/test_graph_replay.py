@@ -15,6 +15,8 @@ from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
 
 from m4v.flow.self_quality import SelfQualityGuidance
+from m4v.models.denoiser.config import denoiser_preset
+from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.pipelines.graph_replay import CudaRecorder, GraphReplay, has_hooks
 from m4v.pipelines.m4v_pipeline import M4VPipeline
 from tests.pipelines.debug_parts import debug_pipeline
@@ -86,6 +88,16 @@ def test_a_replayed_video_has_the_same_bits(fresh: M4VPipeline, guidance: dict, 
     assert torch.equal(with_fake(fresh, recorder)(PROMPT, **OPTIONS, **guidance).frames, plain)
     assert (recorder.num_records, recorder.num_replays, recorder.most_alive) == (records, 5 * records, alive)
     assert recorder.is_closed
+
+
+@torch.no_grad()
+def test_a_replay_leaves_earlier_results_alone() -> None:
+    replay = GraphReplay(nn.Identity(), FakeRecorder(), max_cells=100)
+    evaluate = replay.replaying(
+        lambda latents, timesteps: latents * timesteps[:, None], history_cells=0, num_evaluations=5
+    )
+    results = [evaluate(torch.ones(2, 3), torch.full((2,), float(step))) for step in range(4)]
+    assert [result.unique().tolist() for result in results] == [[0.0], [1.0], [2.0], [3.0]]
 
 
 def test_a_callback_s_latents_reach_the_replay(fresh: M4VPipeline) -> None:
@@ -171,17 +183,35 @@ def test_no_graphs_on_the_cpu_or_when_switched_off(fresh: M4VPipeline) -> None:
     assert fresh._graph_replay(torch.device("cuda", 0)) is None
 
 
+KERNELS, PLAIN_TORCH = 16, 8
+"""Head widths that the scan's kernels take, and that they leave to the reference."""
+
+
 @pytest.fixture
-def on_device() -> Iterator[M4VPipeline]:
+def on_device(request: pytest.FixtureRequest) -> Iterator[M4VPipeline]:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    yield debug_pipeline().to("cuda")
+    pipeline = debug_pipeline()
+    head_dim = getattr(request, "param", KERNELS)
+    sizes = {"attention_head_dim": head_dim, "rope_axes_dims": (head_dim // 2, head_dim // 4, head_dim // 4)}
+    torch.manual_seed(0)
+    network = M4VTransformer3DModel(**denoiser_preset("debug") | sizes).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    pipeline.register_modules(transformer=network)
+    yield pipeline.to("cuda")
     torch.cuda.empty_cache()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("guidance", [{}, GUIDED_TWICE], ids=["cfg", "self-quality"])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    ("on_device", "compiled"),
+    [(KERNELS, False), (PLAIN_TORCH, False), (KERNELS, True)],
+    indirect=["on_device"],
+    ids=["kernels", "plain torch", "kernels, compiled"],
+)
 def test_graphs_on_a_device_give_the_same_bits(
     on_device: M4VPipeline, guidance: dict, compiled: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +246,7 @@ def test_graphs_do_not_pile_up_memory(on_device: M4VPipeline) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("on_device", [KERNELS, PLAIN_TORCH], indirect=True, ids=["kernels", "plain torch"])
 def test_no_step_waits_for_the_device(on_device: M4VPipeline) -> None:
     """From the second step of a level on, the host reads nothing back."""
     on_device.use_cuda_graphs = False

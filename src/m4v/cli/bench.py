@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from m4v.analysis.bench.config import PART_SECONDS, PARTS, BenchOptions, PartName
+from m4v.analysis.bench.config import BRIEF_SECONDS, PART_SECONDS, PARTS, BenchOptions, PartName
 from m4v.cli.console import result, say
 from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
 from m4v.cli.output_paths import require_writable
@@ -34,7 +34,9 @@ class BenchArguments:
         device: Where to measure.
         size: paper: the released sizes, on a GPU (about 40 GiB); laptop: what a CPU does in minutes; tiny: a rehearsal
             in seconds. auto is paper on CUDA, laptop elsewhere.
-        seconds: Time of each part; what does not fit is left out, and named.
+        brief: Measure only what the aims need, all in about seven minutes; networks that parts share are made once.
+        seconds: Time of each part, by default 510; of everything together with --brief, by default 400. What does not
+            fit is left out, and named.
         mamba_ssm: Folder with mamba-ssm's source, whose Triton files are compared with. Default: the installed package.
         json: File for the measurements, or - for standard output; parts that are there already are kept.
             Default: bench-DEVICE.json in --out.
@@ -48,7 +50,8 @@ class BenchArguments:
     part: tuple[Literal["correctness", "mixer", "denoiser", "generate", "wan", "train"], ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     size: Literal["auto", "paper", "laptop", "tiny"] = "auto"
-    seconds: float = PART_SECONDS
+    brief: bool = False
+    seconds: float | None = None
     mamba_ssm: Path | None = None
     json: str | None = None
     out: Path | None = None
@@ -73,18 +76,26 @@ def run(arguments: BenchArguments) -> None:
     device = choose_device(arguments.device)
     use_all_cores()
     options = _options(arguments, device)
-    parts = _possible(parts, device, options.size, is_named=bool(arguments.part) or arguments.what != "all")
+    parts = _possible(parts, device, options, is_named=bool(arguments.part) or arguments.what != "all")
     files = _Files(arguments, device_name(device), options.size)
     if files.json is not None:
         require_writable(files.json, "--json")
     earlier = read_document(files.json) if files.json is not None and files.json.exists() else None
 
+    measured: dict[str, Any] = {}
+
     def keep(document: dict[str, Any]) -> None:
+        measured.update(document)
         if files.json is not None:
             write_json(str(files.json), document)
 
-    say(f"Measuring {', '.join(parts)} at size {options.size} on {device_name(device)}")
-    document = run_parts(parts, device, options, earlier, say, keep)
+    say(f"Measuring {', '.join(parts)} at size {options.size} on {device_name(device)}{_duration(options, len(parts))}")
+    try:
+        document = run_parts(parts, device, options, earlier, say, keep)
+    except KeyboardInterrupt:
+        if files.json is not None and measured:
+            _write_report(measured, files)
+        raise
     if arguments.json == STANDARD_OUTPUT:
         write_json(STANDARD_OUTPUT, document)
         return
@@ -105,11 +116,26 @@ def _options(arguments: BenchArguments, device: "torch.device") -> BenchOptions:
         size = "paper" if device.type == "cuda" else "laptop"
     if size == "paper" and device.type != "cuda":
         raise UserError("--size paper needs a CUDA GPU; use laptop, or tiny for a rehearsal.")
-    return BenchOptions(size=size, seconds=arguments.seconds, mamba_ssm=arguments.mamba_ssm)
+    default = BRIEF_SECONDS if arguments.brief else PART_SECONDS
+    seconds = default if arguments.seconds is None else arguments.seconds
+    return BenchOptions(size=size, seconds=seconds, is_brief=arguments.brief, mamba_ssm=arguments.mamba_ssm)
 
 
-def _possible(parts: list[PartName], device: "torch.device", size: str, is_named: bool) -> list[PartName]:
+def _duration(options: BenchOptions, num_parts: int) -> str:
+    """How long it will take at most, about; rehearsals take seconds."""
+    if options.size == "tiny":
+        return ""
+    minutes = options.seconds * (1 if options.is_brief else num_parts) / 60
+    advice = "" if options.is_brief else " (--brief or --seconds shortens it)"
+    return f", in up to {max(minutes, 1):.0f} minutes{advice}; what is done is kept if you stop it"
+
+
+def _possible(parts: list[PartName], device: "torch.device", options: BenchOptions, is_named: bool) -> list[PartName]:
     """Leave out, aloud, what only a GPU can measure, unless it was asked for by name."""
+    size = options.size
+    if options.is_brief:
+        # Every part checks what it times, so that a brief run does without the part that only checks.
+        return parts if is_named else list(options.shares)
     needs_gpu = [part for part in parts if part in ("denoiser", "wan", "train")]
     if device.type == "cuda" or size == "tiny" or is_named or not needs_gpu:
         return parts

@@ -49,8 +49,10 @@ class _SplitLinear(torch.autograd.Function):
 
 
 def _halves(values: Float[Tensor, "n d"]) -> tuple[BFloat16[Tensor, "n d"], BFloat16[Tensor, "n d"]]:
-    high = values.to(torch.bfloat16)
-    return high, (values - high).to(torch.bfloat16)
+    # Rounded through the bits: a graph compiler computes in fp32 what a formula calls bf16, so that `values` less
+    # `values` in bf16 would be nothing at all.
+    high = ((values.view(torch.int32) + 0x8000) & -0x10000).view(torch.float32)
+    return high.to(torch.bfloat16), (values - high).to(torch.bfloat16)
 
 
 def _product(left: BFloat16[Tensor, "n k"], right: BFloat16[Tensor, "k m"]) -> Float[Tensor, "n m"]:

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 Evaluation = Callable[[Tensor, Tensor], Tensor]
 """Velocity of latents at timesteps, one per row of the network's batch; all else is fixed."""
 
+MAX_GRAPH_TOKENS = 8192
+"""Of a batch, history included. With more, the GPU is busy for longer than the host takes to launch its work."""
+
 _POOL_GROWTH = 512 * 2**20
 
 

@@ -30,16 +30,13 @@ from m4v.pipelines.compiling import compile_denoiser
 from m4v.pipelines.config import GenerationDefaults
 from m4v.pipelines.first_frame import ImageLatents, Picture, first_unit
 from m4v.pipelines.frames import OutputType, join, present
-from m4v.pipelines.graph_replay import CudaRecorder, GraphReplay
+from m4v.pipelines.graph_replay import MAX_GRAPH_TOKENS, CudaRecorder, GraphReplay
 from m4v.pipelines.limits import check_precision
 from m4v.pipelines.lora import M4VLoraLoaderMixin
 from m4v.pipelines.parts import align_weights, check_parts
 from m4v.pipelines.prompt_encoding import TEXT_PARTS, encode_for_guidance
 from m4v.pipelines.unit_loop import GeneratedUnit, StepReport, UnitRequest, generate_units
 from m4v.pipelines.video_job import StepCallback, VideoJob, prepare_job
-
-# Of a batch, history included. With more, the GPU is busy for longer than the host takes to launch its work.
-_MAX_GRAPH_TOKENS = 8192
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
@@ -422,7 +419,7 @@ class M4VPipeline(DiffusionPipeline, M4VLoraLoaderMixin):
     def _graph_replay(self, device: torch.device) -> GraphReplay | None:
         if device.type != "cuda" or not self.use_cuda_graphs:
             return None
-        cells = _MAX_GRAPH_TOKENS * self.transformer.config["patch_size"] ** 2
+        cells = MAX_GRAPH_TOKENS * self.transformer.config["patch_size"] ** 2
         return GraphReplay(self.transformer, CudaRecorder(device), max_cells=cells)
 
     def _decode_video(self, units: list[GeneratedUnit], output_type: OutputType) -> Iterator[Any]:

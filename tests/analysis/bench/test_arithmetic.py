@@ -3,10 +3,11 @@
 import pytest
 
 from m4v.analysis.bench import floors
-from m4v.analysis.bench.break_even import break_even
+from m4v.analysis.bench.break_even import break_even, break_evens
 from m4v.analysis.bench.generate_part import interpolated, video_seconds
 from m4v.analysis.bench.machine import Rates
 from m4v.analysis.bench.mixer_figures import add_fastest, row_figures
+from m4v.analysis.bench.rows import Row
 from m4v.analysis.bench.scan_case import layout_of_length
 from m4v.analysis.bench.variants import MAIN, PartCosts, bounds, speedups, variant
 from m4v.analysis.bench.wan_part import drawn_out
@@ -49,6 +50,24 @@ def test_floor_ratio_at_15k_tokens_is_near_the_published_one() -> None:
 )
 def test_break_even(ratios: dict[int, float], expected: int | None) -> None:
     assert break_even(ratios) == expected
+
+
+def test_break_even_below_what_was_measured_is_named_so() -> None:
+    def row(length: int, ours: float) -> Row:
+        setting = {"scope": "whole mixer", "length": length, "width": 384, "dtype": "float32", "pass": "forward"}
+        return Row(setting=setting, ms={"ours": ours, "attention": 2.0})
+
+    assert break_evens([row(256, 1.0), row(512, 0.5)]) == {
+        "break-even length at most, width 384, float32, forward": 256
+    }
+    assert break_evens([row(256, 4.0), row(1024, 1.0)]) == {"break-even length, width 384, float32, forward": 512}
+
+
+def test_bounds_of_training_count_the_backward_pass() -> None:
+    base = PRESETS["pyramid-2b"]
+    layout = unit_layout(base, LatentShape(num_units=31, height=96, width=160), 30, 2, 128)
+    once, thrice = PartCosts(700e12, 0.0, 0.0, 1), PartCosts(700e12, 0.0, 0.0, 1, num_passes=3)
+    assert thrice.network_ms(base, layout) == pytest.approx(3 * once.network_ms(base, layout))
 
 
 @pytest.mark.parametrize("length", [64, 256, 368, 2048, 3968, 11888, 15488, 65536])

@@ -1,5 +1,6 @@
 """Clock and checks: what fails is reported, what is wrong is not timed."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,18 @@ def test_contenders_take_turns_over_all_inputs() -> None:
     assert set(result.ms) == {"a", "b"}
     assert {"a0", "a1", "b"} <= set(order)
     assert all(value >= 0 for value in result.ms.values())
+
+
+def test_slow_calls_are_measured_once_after_their_warm_up() -> None:
+    calls: list[int] = []
+
+    def slow() -> None:
+        calls.append(1)
+        time.sleep(0.02)
+
+    result = Clock(CPU, rounds=9, seconds=0.01).compare([Contender(name="slow", calls=[slow])])
+    assert result.ms["slow"] == pytest.approx(20, abs=15)
+    assert len(calls) == 2
 
 
 def test_a_contender_that_fails_is_reported_and_the_rest_goes_on() -> None:

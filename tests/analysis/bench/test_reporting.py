@@ -1,6 +1,8 @@
 """Report, aims and plot from a document alone; documents of several runs joined."""
 
 import json
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from m4v.analysis.bench.config import PARTS, BenchOptions
 from m4v.analysis.bench.plot import draw
 from m4v.analysis.bench.report import markdown, table
 from m4v.analysis.bench.rows import PartReport, Row
+from m4v.analysis.bench.session import Session
 from m4v.core.errors import UserError
 
 CPU = torch.device("cpu")
@@ -78,6 +81,50 @@ def test_aims_pass_and_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MISS" in text
     assert "not measured" in text
     assert "left out: 131,072 tokens" in text
+
+
+def test_a_part_that_fails_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def measure(session: Session) -> PartReport:
+        session.report.add(_mixer_row("whole mixer", 64, 1.0, 2.0))
+        raise RuntimeError("out of luck")
+
+    def look(document: dict[str, Any]) -> None:
+        seen.append(len(document["rows"]))
+
+    monkeypatch.setattr(mixer_part, "measure", measure)
+    document = run.run_parts(["mixer"], CPU, BenchOptions(size="tiny"), None, lambda _: None, look)
+    assert document["parts"]["mixer"]["failure"] == "RuntimeError: out of luck"
+    assert len(document["rows"]) == 1
+    assert "unfinished" not in document["parts"]["mixer"]
+    assert seen == [1, 1]
+
+
+def test_brief_runs_share_their_time_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, tuple[float, list[str]]] = {}
+
+    def measuring(name: str) -> Callable[[Session], PartReport]:
+        def measure(session: Session) -> PartReport:
+            seen[name] = (session.budget.seconds, list(session.networks))
+            session.networks[name] = object()
+            return session.report
+
+        return measure
+
+    options = BenchOptions(size="tiny", is_brief=True, seconds=100.0)
+    for part in options.shares:
+        module = import_module(f"m4v.analysis.bench.{part}_part")
+        monkeypatch.setattr(module, "measure", measuring(part))
+    monkeypatch.setattr(mixer_part, "measure_last", measuring("last"))
+    run.run_parts(list(options.shares), CPU, options, None, lambda _: None, lambda _: None)
+    assert list(seen) == [*options.shares, "last"]
+    networks = {name: known for name, (_, known) in seen.items()}
+    assert networks["generate"] == ["denoiser"]
+    assert networks["denoiser"] == networks["train"] == networks["wan"] == networks["last"] == []
+    # Nothing takes time here, so that each gets its share of all that is left, and the last one all of it.
+    assert seen["mixer"][0] < seen["last"][0] <= 100.0
+    assert seen["last"][0] > 50.0
 
 
 def test_every_part_has_aims() -> None:

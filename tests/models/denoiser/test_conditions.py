@@ -8,7 +8,9 @@ from m4v.core.level_clip import LevelClip
 from m4v.core.text_conditioning import TextConditioning
 from m4v.models.denoiser.conditions import Conditions, with_shared_conditions
 from m4v.models.denoiser.config import denoiser_preset
-from m4v.models.denoiser.pyramid import M4VTransformer3DModel
+from m4v.models.denoiser.mixers.dual_mm_dim import DualMMDiMMixer
+from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
+from m4v.models.denoiser.pyramid import M4VTransformer3DModel, _projected_registers
 from m4v.models.denoiser.wan import WanM4VTransformer3DModel
 from tests.models.denoiser.wan_builders import debug_model, inputs, velocity
 
@@ -67,6 +69,13 @@ def test_a_value_is_built_once_until_a_source_changes() -> None:
     assert built[-1] == "copy"
 
 
+def test_a_tensor_that_is_gone_is_not_mistaken_for_another() -> None:
+    conditions, built = Conditions(max_entries=100), []
+    for number in range(20):  # which would live at the same place, one after another
+        conditions.recall("a", [torch.zeros(2)], lambda number=number: built.append(number))
+    assert built == list(range(20))
+
+
 def test_as_many_values_are_kept_as_allowed_and_the_oldest_go_first() -> None:
     conditions, built = Conditions(max_entries=2), []
     for name in ("a", "b", "a", "c", "a", "b"):
@@ -82,7 +91,7 @@ def test_pyramid_steps_in_a_scope_embed_text_once_and_give_the_same_bits(pyramid
     count = Counter(pyramid.text_embedder)
     with pyramid.reusing_conditions() as conditions:
         assert all(torch.equal(pyramid(*step, text), expected) for step, expected in zip(steps, plain, strict=True))
-        assert (count.calls, len(conditions)) == (1, 2)
+        assert (count.calls, len(conditions)) == (1, 3)
         # Another size or other prompts are other conditions.
         other = clips(8)
         assert torch.equal(pyramid(other, steps[0][1], text), outside(pyramid, other, steps[0][1], text))
@@ -127,7 +136,7 @@ def test_scopes_nest_and_leave_nothing_behind(pyramid: M4VTransformer3DModel) ->
         with pytest.raises(RuntimeError, match="inside"), pyramid.reusing_conditions():
             raise RuntimeError("inside")
         pyramid(frames, times, text)
-        assert len(outer) == 2
+        assert len(outer) == 3
     assert pyramid._conditions is None
 
 
@@ -152,3 +161,37 @@ def test_a_network_without_scopes_is_called_as_it_is() -> None:
     frames = clips()
     evaluate = with_shared_conditions(double, double)
     assert torch.equal(evaluate(frames, torch.zeros(2), prompts()), frames[-1].latents * 2)
+
+
+SCANS = {
+    "single-stream": {"mixer_plan": "full"},
+    "parallel": {"mixer_plan": "parallel"},
+    "dual-stream": {"mixer_plan": "attention-only", "dual_mixer": "mm_dim"},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", SCANS.values(), ids=SCANS)
+def test_registers_are_projected_once_in_a_scope_and_give_the_same_bits(changes: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    model = stirred(M4VTransformer3DModel(**denoiser_preset("debug") | changes))
+    text, steps = prompts(), [(clips(), torch.full((2,), time)) for time in (900.0, 500.0, 100.0)]
+    plain = [model(*step, text) for step in steps]
+    mixers = [module for module in model.modules() if isinstance(module, MMDiMMixer | DualMMDiMMixer)]
+    count = Counter(*(mixer.registers for mixer in mixers))
+    with model.reusing_conditions():
+        assert all(torch.equal(model(*step, text), expected) for step, expected in zip(steps, plain, strict=True))
+    assert count.calls == len(mixers) > 0
+    model(*steps[0], text)
+    assert count.calls == 2 * len(mixers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
+def test_registers_are_left_to_blocks_whose_weights_come_and_go(pyramid: M4VTransformer3DModel, kind: str) -> None:
+    tokens, blocks = torch.zeros(1, 2, pyramid.settings.width), pyramid.single_transformer_blocks
+    assert _projected_registers(blocks[0], tokens) is not None
+    assert _projected_registers(pyramid.transformer_blocks[0], tokens) is None
+    options = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+    pyramid.enable_group_offload(onload_device=torch.device("cpu"), offload_type=kind, **options)
+    assert [_projected_registers(block, tokens) for block in blocks] == [None] * len(blocks)

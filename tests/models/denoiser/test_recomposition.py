@@ -11,6 +11,7 @@ from torch import Tensor
 from m4v.core.errors import UserError
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.models.denoiser.config import RecompositionConfig
+from m4v.models.denoiser.positions import layout_rotary
 from m4v.models.denoiser.recomposition.plan import BoundPlan, recomposition_plan
 from m4v.ops.recompose.reference import invert, recompose
 from m4v.ops.rope import RotaryTable
@@ -208,3 +209,11 @@ def test_a_frame_without_a_register_of_its_kind_is_refused() -> None:
     recomposition_plan(layout, "a", RecompositionConfig(registers=False), device, 0)
     with pytest.raises(UserError, match="register_levels of the scan order runs from 0 to 2; expected 0 to 1"):
         recomposition_plan(layout, "a", RecompositionConfig(), device, 2)
+
+
+def test_what_prediction_makes_serves_training() -> None:
+    layout = SequenceLayout((FrameGrid(0, 7, 11),), 3)  # of this test alone: plans are kept
+    with torch.inference_mode():
+        plan = recomposition_plan(layout, "a", RecompositionConfig(), torch.device("cpu"), 3)
+        rotary = layout_rotary(layout, (2, 2, 4), torch.device("cpu"))
+    assert not any(kept.is_inference() for kept in (plan.index, plan.register_levels, *rotary))

@@ -12,7 +12,7 @@ from m4v.models.denoiser.config import denoiser_config
 from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.temporal_branch import TemporalBranch
 from m4v.models.denoiser.time_plan import time_plan
-from m4v.ops.cell_pooling import pool, spread
+from m4v.ops.cell_pooling.pooling import pool, spread
 from tests.assertions import assert_relative_close
 from tests.models.denoiser.builders import (
     NUM_TEXT,

@@ -14,10 +14,12 @@ from m4v.core.errors import UserError
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.models.denoiser import visibility as module
 from m4v.models.denoiser.blocks.mm_dit import MMDiTBlock
+from m4v.models.denoiser.config import denoiser_config
+from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.visibility import attention_mask, block_mask, sequence_visibility
 from m4v.ops.attention import attention
 from tests.assertions import assert_relative_close
-from tests.models.denoiser.builders import history_and_noisy, normal, prompts, random_model, times
+from tests.models.denoiser.builders import debug_arguments, history_and_noisy, normal, prompts, random_model, times
 
 LAYOUT = SequenceLayout((FrameGrid(0, 1, 2), FrameGrid(0, 1, 2), FrameGrid(1, 2, 4), FrameGrid(2, 4, 8)), 5)
 
@@ -192,3 +194,21 @@ def test_blocks_with_long_sequences_compile_whole_and_once(monkeypatch: pytest.M
             assert torch.equal(model(history_and_noisy(levels), times(), prompts()), plain[levels])
     assert counters["stats"]["unique_graphs"] == 2  # dual-stream and single-stream
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("changes", "attends"),
+    [
+        ({"mixer_plan": "full", "dual_mixer": "mm_dim"}, False),
+        ({"mixer_plan": "full", "num_dual_layers": 0}, False),
+        ({"mixer_plan": "full"}, True),
+        ({"mixer_plan": "parallel", "dual_mixer": "mm_dim"}, True),
+        ({"mixer_plan": "attention-only", "dual_mixer": "mm_dim"}, True),
+    ],
+)
+def test_only_networks_that_attend_find_out_who_sees_whom(changes: dict[str, Any], attends: bool) -> None:
+    """Finding out may read the lengths of prompts from the device, which waits for it."""
+    config = denoiser_config(debug_arguments(**changes))
+    text_mask = _text_mask(LAYOUT.num_text_tokens, [3, 5])
+    context = sequence_context(config, LAYOUT, normal(2, config.width), text_mask)
+    assert (context.visibility is not None) == attends

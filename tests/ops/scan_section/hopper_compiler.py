@@ -83,6 +83,7 @@ def variants(head_dim: int, tiles: Tiling) -> list[tuple[Any, dict[str, Any], di
     sweep = {"num_warps": tiles.warps, "num_stages": tiles.sweep_stages}
     plain = {"num_warps": 4}
     gated = {"HAS_ENTER": True, "GATE": True, "DESCRIPTORS": tiles.descriptors, "STAGES": tiles.gated_stages}
+    ungated = {"HAS_ENTER": True, "GATE": False, "DESCRIPTORS": False, "STAGES": None}
     return [
         (kernels_prepare.prepare_kernel, walk, {"num_warps": 2, "maxnreg": 128}),
         (kernels_scan.segment_state_kernel, chunked | {"REVERSE": False}, scan),
@@ -90,7 +91,7 @@ def variants(head_dim: int, tiles: Tiling) -> list[tuple[Any, dict[str, Any], di
         (kernels_scan.state_scan_kernel, chain | {"REVERSE": False}, plain),
         (kernels_scan.state_scan_kernel, chain | {"REVERSE": True}, plain),
         (kernels_scan.scan_kernel, chunked | gated, scan | {"num_stages": tiles.gated_stages or tiles.scan_stages}),
-        (kernels_scan.scan_kernel, chunked | {"HAS_ENTER": True, "GATE": False}, sweep),
+        (kernels_scan.scan_kernel, chunked | ungated, sweep),
         (kernels_backward.gate_backward_kernel, {"P": head_dim, "TOKENS": streams}, plain),
         (kernels_backward.output_vector_kernel, chunked | {"HAS_ENTER": True}, sweep),
         (kernels_backward.value_kernel, chunked | {"HAS_LEAVE": True}, sweep),
@@ -102,13 +103,14 @@ def variants(head_dim: int, tiles: Tiling) -> list[tuple[Any, dict[str, Any], di
     ]
 
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
 def main() -> None:
-    """Print one row per kernel and head width."""
-    rows = []
-    for head_dim in map(int, sys.argv[1:]):
-        tiles = tiling(head_dim, head_dim, torch.bfloat16)
-        rows += [compiled(*variant, half="bf16") for variant in variants(head_dim, tiles)]
-    sys.stdout.write(json.dumps(rows))
+    """Print one row per kernel; arguments are name of the rows' dtype and head width."""
+    dtype, head_dim = sys.argv[1], int(sys.argv[2])
+    tiles = tiling(head_dim, head_dim, DTYPES[dtype])
+    sys.stdout.write(json.dumps([compiled(*variant, half=dtype) for variant in variants(head_dim, tiles)]))
 
 
 if __name__ == "__main__":

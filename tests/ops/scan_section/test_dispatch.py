@@ -74,7 +74,7 @@ sys.stdout.write(choose_backend(torch.device("cpu"), torch.float32, 64, 64))
 
 
 def test_a_forced_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="the device is cpu"):
+    with pytest.raises(UserError, match="the device is cpu.*Leave the backend to auto"):
         dispatch.choose_backend(CPU, torch.float32, 64, 64, "triton")
     monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", "triton")
     with pytest.raises(UserError, match="M4V_SCAN_BACKEND"):
@@ -131,6 +131,44 @@ def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
     rows, weights, _ = split(tensors)
     with pytest.raises(UserError, match="of the scan section has shape"):
         dispatch.scan_section(*rows, weights, CASE.order(), CASE.scan_options())
+
+
+def test_what_kernels_would_read_unchecked_is_refused() -> None:
+    rows, weights, _ = split(CASE.tensors(torch.float32))
+    order, options = CASE.order(), CASE.scan_options()
+    assert order.kernel_index is not None
+    other_batch = order._replace(kernel_index=order.kernel_index._replace(source=order.kernel_index.source[:1]))
+    with pytest.raises(UserError, match="kernel_index of the scan section has shape"):
+        dispatch.scan_section(*rows, weights, other_batch, options)
+    no_registers = (rows[0], rows[1][:0], rows[2], rows[3][:0])
+    with pytest.raises(UserError, match="has 1 registers, but register_rows has no rows"):
+        dispatch.scan_section(*no_registers, weights, order, options)
+
+
+@pytest.mark.parametrize("name", ["register_rows", "A_log", "is_real"])
+def test_parts_on_other_devices_are_refused(name: str) -> None:
+    tensors = CASE.tensors(torch.float32)
+    order = CASE.order()
+    if name == "is_real":
+        order = order._replace(is_real=order.is_real.to("meta"))
+    else:
+        value = tensors[name]
+        assert value is not None
+        tensors[name] = value.to("meta")
+    rows, weights, _ = split(tensors)
+    with pytest.raises(UserError, match=f"{name} of the scan section is on meta, rows are on cpu"):
+        dispatch.scan_section(*rows, weights, order, CASE.scan_options())
+
+
+def test_registers_of_another_precision_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    case = dataclasses.replace(CASE, num_heads=1, prompt_lengths=(2,))
+    (rows, register_rows, dt, register_dt), weights, _ = split(case.tensors(torch.float32))
+    register_rows, register_dt = register_rows.bfloat16().float(), register_dt.bfloat16().float()
+    arguments = (weights, case.order(), case.scan_options())
+    expected = dispatch.scan_section(rows, register_rows, dt, register_dt, *arguments, backend="triton").mixed
+    narrow = (rows, register_rows.bfloat16(), dt, register_dt.bfloat16())
+    assert torch.equal(dispatch.scan_section(*narrow, *arguments, backend="triton").mixed, expected)
 
 
 @pytest.mark.parametrize("name", ["conv_bias", "norm_c"])

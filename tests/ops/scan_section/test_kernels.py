@@ -57,6 +57,7 @@ CASES: dict[str, Case] = {
     "no convolution": Case(conv_width=0, prompt_lengths=(3,)),
     "no convolution, nothing on B and C": Case(conv_width=0, norm=False, rotary=False, prompt_lengths=(3,)),
     "convolution without SiLU": Case(silu=False, norm=False, rotary=False, prompt_lengths=(3,)),
+    "more taps than are loaded together": Case(conv_width=7, prompt_lengths=(3,), num_heads=1),
     "two taps": Case(conv_width=2, prompt_lengths=(3,), rotary=False),
     "wider state": Case(state_dim=64, rotary=False, prompt_lengths=(2,), num_heads=1),
     "heads of 16": Case(head_dim=16, state_dim=16, prompt_lengths=(2,), num_heads=1),

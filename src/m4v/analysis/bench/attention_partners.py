@@ -23,8 +23,8 @@ BACKENDS: dict[str, SDPBackend] = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-_MATH_BYTES = 4 * 2**30
-"""Plain attention is measured where its scores fit into this."""
+_MATH_BYTES = {"cuda": 4 * 2**30, "cpu": 2**29}
+"""Plain attention is measured where its scores fit into this; on a CPU it is the slowest by far."""
 _EFFICIENT_TOKENS = 2**15
 """Beyond, the memory-efficient kernel takes seconds and is never the fastest."""
 _CHECKED_ROWS = 32
@@ -94,7 +94,7 @@ def backends_for(num_tokens: int, num_heads: int, device: torch.device) -> dict[
         wanted = ["flash"]
     else:
         wanted = ["cudnn", "flash", *(["efficient"] if num_tokens <= _EFFICIENT_TOKENS else [])]
-    if 4 * num_heads * num_tokens**2 <= _MATH_BYTES:
+    if 4 * num_heads * num_tokens**2 <= _MATH_BYTES.get(device.type, 0):
         wanted.append("math")
     return {name: BACKENDS[name] for name in wanted}
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from m4v.analysis.bench.rows import Row
 
+BREAK_EVEN = "break-even length"
+"""What names of these figures begin with."""
+
 
 def break_even(ratios: Mapping[int, float]) -> int | None:
     """Length from which speed-ups stay at 1 or above, between measured lengths on a logarithmic scale.
@@ -35,7 +38,10 @@ def break_evens(rows: Iterable[Row]) -> dict[str, int | None]:
         if row.setting["scope"] == "whole mixer" and {"ours", "attention"} <= set(row.ms):
             key = (row.setting["width"], row.setting["dtype"], row.setting["pass"])
             groups.setdefault(key, {})[row.setting["length"]] = row.ms["attention"] / row.ms["ours"]
-    return {
-        f"break-even length, width {width}, {dtype}, {direction}": break_even(ratios)
-        for (width, dtype, direction), ratios in groups.items()
-    }
+    found: dict[str, int | None] = {}
+    for (width, dtype, direction), ratios in groups.items():
+        length = break_even(ratios)
+        # Where the shortest is faster already, the real one is shorter still.
+        label = BREAK_EVEN if length != min(ratios) else f"{BREAK_EVEN} at most"
+        found[f"{label}, width {width}, {dtype}, {direction}"] = length
+    return found

@@ -42,14 +42,12 @@ class Comparison:
     Attributes:
         ms: Median milliseconds per unit of work, by name of the contender.
         problems: Why a contender has no time.
+        peak_mib: Peak memory of the first call; on CPUs only, where first calls are like all others.
     """
 
     ms: dict[str, float] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-
-    def merge(self, other: "Comparison") -> "Comparison":
-        """Both together."""
-        return Comparison(ms=self.ms | other.ms, problems=self.problems | other.problems)
+    peak_mib: dict[str, float] = field(default_factory=dict)
 
 
 class Clock:
@@ -80,10 +78,16 @@ class Clock:
         """Measure all in turn, round by round; one that fails is reported and drops out."""
         result = Comparison()
         groups: dict[str, tuple[Contender, int, int]] = {}
+        samples: dict[str, list[float]] = {}
         for contender in contenders:
-            with self.reporting(result.problems, contender.name):
-                groups[contender.name] = (contender, *self._warm_up(contender))
-        samples: dict[str, list[float]] = {name: [] for name in groups}
+            name = contender.name
+            with self.reporting(result.problems, name):
+                if not self.is_cuda:
+                    result.peak_mib[name] = self.peak_bytes(contender) / 2**20
+                calls, rounds, single = self._warm_up(contender)
+                groups[name] = contender, calls, rounds
+                # What takes longer than the limit is measured once after its warm-up.
+                samples[name] = [] if rounds else [single]
         for number in range(self.rounds):
             for name, (contender, calls, rounds) in groups.items():
                 if number < rounds and name not in result.problems:
@@ -161,19 +165,21 @@ class Clock:
         if name in problems:  # outside the handler, whose traceback would keep tensors alive
             free_memory()
 
-    def _warm_up(self, contender: Contender) -> tuple[int, int]:
-        """Run once or more; returns calls per group and rounds."""
+    def _warm_up(self, contender: Contender) -> tuple[int, int, float]:
+        """Run once or more; returns calls per group, rounds, and milliseconds of one unit of work."""
         with contender.context():
-            for call in contender.calls:
+            # On CPUs the call whose memory was watched has been the first already.
+            for call in contender.calls if self.is_cuda else contender.calls[1:]:
                 call()
             self.synchronize()
-        single = self._group_ms(contender, 1) * contender.works_per_call
+        per_work = self._group_ms(contender, 1)
+        single = per_work * contender.works_per_call
         calls = len(contender.calls) if single * len(contender.calls) < 1e3 * self.seconds else 1
         if single < _GROUP_MS:
             calls = min(max(calls, round(_GROUP_MS / max(single, 1e-3))), _MOST_CALLS)
         group_seconds = single * calls / 1e3
-        rounds = max(1, min(self.rounds, int(self.seconds / max(group_seconds, 1e-6))))
-        return calls, rounds
+        rounds = min(self.rounds, int(self.seconds / max(group_seconds, 1e-6)))
+        return calls, (rounds if single > 1e3 * self.seconds else max(rounds, 1)), per_work
 
     def _group_ms(self, contender: Contender, count: int) -> float:
         calls = [contender.calls[number % len(contender.calls)] for number in range(count)]

@@ -14,6 +14,13 @@ SizeName = Literal["paper", "laptop", "tiny"]
 PART_SECONDS = 510.0
 """Time that one part may take before it leaves the rest out: nine minutes less half a minute to finish a row."""
 
+BRIEF_SECONDS = 400.0
+"""Time of a brief run, all parts together."""
+
+_BRIEF_SHARES: dict[PartName, float] = {"mixer": 60, "denoiser": 105, "generate": 50, "train": 35, "wan": 60}
+"""Parts of a brief run in their order, and roughly the seconds they take on one H200 with nothing compiled before."""
+_BRIEF_LAPTOP_SHARES: dict[PartName, float] = {"mixer": 280, "generate": 120}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
@@ -22,7 +29,8 @@ class BenchOptions:
     Attributes:
         size: "paper" measures the released sizes and needs an accelerator; "laptop" what a CPU can do in minutes;
             "tiny" runs everything in seconds, to see that it runs.
-        seconds: Budget of each part; what does not fit is named in the report.
+        seconds: Budget of each part, or of all together if the run is brief; what does not fit is named in the report.
+        is_brief: Whether only that is measured which the aims ask for, with networks shared between parts.
         mamba_ssm: Folder with mamba-ssm's source (its `mamba_ssm` folder inside); None: the installed package.
 
     Raises:
@@ -31,6 +39,7 @@ class BenchOptions:
 
     size: SizeName = "paper"
     seconds: float = PART_SECONDS
+    is_brief: bool = False
     mamba_ssm: Path | None = None
 
     def __post_init__(self) -> None:
@@ -40,3 +49,8 @@ class BenchOptions:
             raise UserError(
                 f"{self.mamba_ssm} has no mamba_ssm/ops/triton; name the folder of mamba-ssm's unpacked source."
             )
+
+    @property
+    def shares(self) -> dict[PartName, float]:
+        """Parts of a brief run in their order, with their shares of the time."""
+        return _BRIEF_LAPTOP_SHARES if self.size == "laptop" else _BRIEF_SHARES

@@ -32,7 +32,7 @@ _NETWORK = DenoiserConfig(
 
 def measure(session: Session) -> PartReport:
     """Compare outputs and all gradients with float64 on the CPU, on the same inputs."""
-    report = PartReport()
+    report = session.report
     layout = _SMALL if session.is_tiny else _LAYOUT
     for name, head_dim, dtype, path in _cases(session.is_tiny):
         session.say(f"correctness: {name}")
@@ -53,8 +53,9 @@ def measure(session: Session) -> PartReport:
             "backend": backend,
             "tolerance": tolerance(dtype, False),
         }
-        report.rows.append(Row(setting=setting, figures={**errors, "passed": is_right}, problems=problems))
-    report.rows.extend(_network_rows(session))
+        report.add(Row(setting=setting, figures={**errors, "passed": is_right}, problems=problems))
+    for row in _network_rows(session):
+        report.add(row)
     report.figures["passed"] = all(row.figures.get("passed") is True for row in report.rows)
     report.notes.append(
         "Relative L2 errors against float64 on the CPU with the same (rounded) inputs; gradients: the worst of all "

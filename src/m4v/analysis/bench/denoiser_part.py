@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m4v.analysis.bench.attention_partners import sdpa
 from m4v.analysis.bench.clock import Contender, free_memory
-from m4v.analysis.bench.floors import MixerShape, section_floor_ms
-from m4v.analysis.bench.networks import build_network, compiled, pyramid_call, steady_call
+from m4v.analysis.bench.networks import PyramidCall, build_network, compiled_or_eager, pyramid_call, steady_call
 from m4v.analysis.bench.rows import PartReport, Row
 from m4v.analysis.bench.scan_case import (
     check_against_reference,
@@ -19,19 +17,19 @@ from m4v.analysis.bench.scan_case import (
     section_inputs,
 )
 from m4v.analysis.bench.session import Session
-from m4v.analysis.bench.variants import MAIN, NOTE, TABLE_4, PartCosts, bounds, speedups, variant
+from m4v.analysis.bench.variants import BRIEF, MAIN, NOTE, TABLE_4, bounds, measured_costs, speedups, variant
 from m4v.analysis.tokens import unit_layout
 from m4v.core.errors import UserError
 from m4v.core.sequence_layout import SequenceLayout
 from m4v.core.shapes import LatentShape
 from m4v.models.denoiser.config import PRESETS, DenoiserConfig
+from m4v.pipelines.graph_replay import MAX_GRAPH_TOKENS
 
 BATCH = 2
 _PAPER_LATENT = LatentShape(num_units=31, height=96, width=160)
 _CASES = ((30, 2), (30, 1), (30, 0), (15, 2), (7, 2), (0, 2), (0, 1), (0, 0), (15, 1), (7, 1), (15, 0), (7, 0))
 """Unit and level, by importance."""
 _TEXT_TOKENS = 128
-_MOST_GRAPH_TOKENS = 2500
 _COMPILED_ERROR = 0.1
 """A compiled network in bfloat16 rounds elsewhere; more than this is another network."""
 
@@ -55,20 +53,25 @@ def network_base(session: Session) -> tuple[DenoiserConfig, LatentShape, int]:
 
 def measure(session: Session) -> PartReport:
     """Measure eagerly, then compiled, then the plans of Table 4."""
-    report = PartReport(notes=[NOTE, *_NOTES])
+    report = session.report
+    report.notes += [NOTE, *_NOTES]
     base, latent, num_text = network_base(session)
     cases = ((2, 2), (0, 0)) if session.is_tiny else _CASES
     bench = _Networks(session, report, base, latent, num_text)
+    if session.is_brief:
+        bench.open(BRIEF)
+        bench.remember(cases[:1])
+        bench.compile(*cases[0])
+        bench.run(cases[:3], is_compiled=not session.is_tiny)
+        return report
     bench.open(MAIN)
     # Eagerly in short: by the last unit everything shows, and time goes to the compiled networks.
     bench.run(cases[:1] if session.is_tiny else [*cases[:3], *cases[5:8]], is_compiled=False)
-    if not session.is_tiny:
-        bench.compile()
+    bench.compile(*cases[0])
     bench.run(cases, is_compiled=not session.is_tiny, reserve=0 if session.is_tiny else 90)
     bench.close()
     bench.open(("attention", *TABLE_4))
-    if not session.is_tiny:
-        bench.compile()
+    bench.compile(*cases[0])
     bench.run(cases[:1] if session.is_tiny else [(30, 2), (30, 1), (30, 0), (0, 2)], is_compiled=not session.is_tiny)
     bench.close()
     return report
@@ -93,7 +96,7 @@ class _Networks:
         self.base = base
         self.latent = latent
         self.num_text = num_text
-        self.networks: dict[str, Any] = {}
+        self.networks = session.networks
         self.problems: dict[str, str] = {}
         self.expected: dict[tuple[str, int, int], Tensor] = {}
 
@@ -112,21 +115,36 @@ class _Networks:
         self.expected.clear()
         free_memory()
 
-    def compile(self) -> None:
-        """Compile all; the first calls then take a while."""
-        for name, network in self.networks.items():
-            with self.session.clock().reporting(self.problems, name):
-                compiled(network)
+    def remember(self, cases: Sequence[tuple[int, int]]) -> None:
+        """Evaluate eagerly what compiled networks are checked with."""
+        for unit, level in cases:
+            layout = unit_layout(self.base, self.latent, unit, level, self.num_text)
+            call = self._call(layout)
+            for name, network in self.networks.items():
+                with self.session.clock().reporting(self.problems, name):
+                    self._check_compiled((name, unit, level), call, steady_call(network, call), is_compiled=False)
+
+    def compile(self, unit: int, level: int) -> None:
+        """Compile all and try them on a unit and level, which takes a while. Rehearsals do without."""
+        if self.session.is_tiny:
+            return
+        call = self._call(unit_layout(self.base, self.latent, unit, level, self.num_text))
+        for name, network in list(self.networks.items()):
+            self.session.say(f"denoiser: compiling {name} ({self.session.budget.spent:.0f} s)")
+            if (obstacle := compiled_or_eager(network, steady_call(network, call))) is not None:
+                self.problems[name] = f"not compiled: {obstacle}"
+                del self.networks[name]
 
     def run(self, cases: Sequence[tuple[int, int]], *, is_compiled: bool, reserve: float = 0.0) -> None:
         """Measure all networks at some units and levels, keeping `reserve` seconds for what follows."""
-        for unit, level in cases:
+        for number, (unit, level) in enumerate(cases):
             label = f"unit {unit}, level {level}, {'compiled' if is_compiled else 'eager'}"
-            if self.session.budget.left - reserve < 15 and not self.session.is_tiny:
+            is_main = self.session.is_brief and number == 0  # however long compiling took
+            if not is_main and not self.session.has_time(reserve + (6 if self.session.is_brief else 15)):
                 self.report.left_out.append(f"{label}: {', '.join(self.networks)}: no time left")
                 continue
             self.session.say(f"denoiser: {label} ({self.session.budget.spent:.0f} s)")
-            self.report.rows.append(self._row(unit, level, is_compiled))
+            self.report.add(self._row(unit, level, is_compiled))
 
     def _row(self, unit: int, level: int, is_compiled: bool) -> Row:
         session = self.session
@@ -136,7 +154,7 @@ class _Networks:
         scan_problem: dict[str, str] = {}
         with clock.reporting(scan_problem, "scan"):
             self._check_scan(layout)
-        call = pyramid_call(self.base, layout, batch_size=BATCH, dtype=session.dtype, device=session.device)
+        call = self._call(layout)
         contenders = []
         for name, network in self.networks.items():
             if name in problems:
@@ -153,7 +171,7 @@ class _Networks:
         peaks = clock.peaks_mib(contenders, problems)
         ms = dict(times.ms)
         tokens = layout.num_text_tokens + layout.num_video_tokens
-        if clock.is_cuda and tokens * BATCH <= 2 * _MOST_GRAPH_TOKENS:
+        if clock.is_cuda and tokens * BATCH <= MAX_GRAPH_TOKENS:
             recorded = []
             for contender in contenders:
                 if contender.name in times.ms:
@@ -170,20 +188,14 @@ class _Networks:
             "dtype": str(session.dtype).removeprefix("torch."),
             "device": session.device.type,
         }
-        figures = speedups(times.ms) | bounds(self.base, layout, tuple(self.networks), self._costs(layout))
+        figures = speedups(times.ms) | bounds(
+            self.base, layout, tuple(self.networks), measured_costs(session, self.base, layout, BATCH)
+        )
         return Row(setting=setting, ms=ms, peak_mib=peaks, figures=figures, problems=problems)
 
-    def _costs(self, layout: SequenceLayout) -> PartCosts:
-        """Attention alone on this length, and the floors of the rest."""
-        heads, width = self.base.num_attention_heads, self.base.attention_head_dim
-        tokens = layout.num_text_tokens + layout.num_video_tokens
-        device, dtype = self.session.device, self.session.dtype
-        query, key, value = (torch.randn(BATCH, heads, tokens, width, device=device).to(dtype) for _ in range(3))
-        with torch.no_grad():
-            attention = self.session.clock(5, 1.0).median_ms(lambda: sdpa(query, key, value))
-        shape = MixerShape(num_tokens=tokens, num_heads=heads, head_dim=width, itemsize=dtype.itemsize)
-        rates = self.session.rates
-        return PartCosts(rates.flops_per_second, attention, BATCH * section_floor_ms(shape, rates), BATCH)
+    def _call(self, layout: SequenceLayout) -> PyramidCall:
+        session = self.session
+        return pyramid_call(self.base, layout, batch_size=BATCH, dtype=session.dtype, device=session.device)
 
     def _check_scan(self, layout: SequenceLayout) -> None:
         """The scan section on this very layout, by the backend that the networks will use."""

@@ -1,6 +1,7 @@
 """`--part generate`: whole videos, summed from one timed evaluation per level and unit, checked by full runs."""
 
 import bisect
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from m4v.analysis.bench.networks import build_network, compiled_or_eager
 from m4v.analysis.bench.rows import PartReport, Row
 from m4v.analysis.bench.scan_case import check_against_reference, require_correct, section_inputs
 from m4v.analysis.bench.session import Session
-from m4v.analysis.bench.variants import NOTE, variant
+from m4v.analysis.bench.variants import BRIEF, NOTE, measured_costs, variant
 from m4v.analysis.bench.video_loop import VideoSetup
 from m4v.analysis.live_memory import LiveTensors
 from m4v.analysis.subjects import SUBJECTS
@@ -21,7 +22,12 @@ from m4v.core.shapes import LatentShape
 from m4v.models.denoiser.config import PRESETS
 from m4v.pipelines.unit_loop import LoopSettings
 
-_VARIANTS = ("attention", "m4v", "dual_mamba")
+_FULL_RUN_SECONDS = {"m4v": 30, "attention": 40, "dual_mamba": 25}
+"""Left before a full run is begun at paper size."""
+
+
+Costs = dict[str, dict[tuple[int, int], float]]
+"""Milliseconds by network, unit and level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,8 @@ def plan_for(session: Session) -> Plan:
     """Sizes: the paper's 768p videos on accelerators, the toybox on CPUs."""
     if session.device.type == "cuda" and session.options.size == "paper":
         setup = _setup(session, "pyramid-2b", LatentShape(num_units=1, height=96, width=160), 128, (20,) * 3, (10,) * 3)
+        if session.is_brief:
+            return Plan(setup=setup, units=(0, 1, 7, 15, 30), frames={57: 8, 121: 16, 241: 31}, checked_units=8)
         units = (*range(31), 45, 60, 90, 120)
         return Plan(setup=setup, units=units, frames={57: 8, 121: 16, 241: 31, 481: 61, 961: 121}, checked_units=8)
     if session.is_tiny:
@@ -77,11 +85,14 @@ def _setup(
 
 def measure(session: Session) -> PartReport:
     """Time evaluations, sum them, run the loop once."""
-    report = PartReport(notes=[NOTE, *_NOTES])
+    report = session.report
+    report.notes += [NOTE, *_NOTES]
     plan = plan_for(session)
-    networks: dict[str, Any] = {}
+    networks = session.networks
     problems: dict[str, str] = {}
-    for name in _VARIANTS:
+    for name in BRIEF:
+        if name in networks:  # compiled already, by the part before
+            continue
         session.say(f"generate: making {name} ({session.budget.spent:.0f} s)")
         with session.clock().reporting(problems, name):
             network = build_network(variant(plan.setup.config, name), session.device, session.dtype)
@@ -91,10 +102,12 @@ def measure(session: Session) -> PartReport:
             networks[name] = network
     if plan.long_ratio is not None and "m4v" in networks:
         _fixed_window(session, report, plan, networks["m4v"], plan.long_ratio)
-    costs = _evaluations(session, report, plan, networks, problems)
+    costs, least = _evaluations(session, report, plan, networks, problems)
     for frames, num_units in plan.frames.items():
-        report.rows.append(_video_row(plan, frames, num_units, costs, problems))
+        report.add(_video_row(plan, frames, num_units, costs, least, problems))
     _full_runs(session, report, plan, networks, costs)
+    if session.options.size == "laptop":
+        _default_clip(session, report)
     free_memory()
     return report
 
@@ -102,28 +115,34 @@ def measure(session: Session) -> PartReport:
 _NOTES = [
     "Whole videos in seconds without text encoder and VAE: one timed evaluation per level and unit, with guidance, "
     "called as the generation loop calls it (device graphs on short sequences), times the steps: 20 per level of the "
-    "first unit and 10 of the others at paper size. Between units that were timed, time is taken as a line; the rows "
-    "of evaluations say which were. Solver, history and noise are in the full run and not in the sum: deviation.",
+    "first unit and 10 of the others at paper size. bound_*: the same sum of least times, least_*_ms: matrix products "
+    "at their measured rate, attention as measured alone, scans at the floor of their bytes. Between units that were "
+    "timed, time is taken as a line; the rows of evaluations say which were. Solver, history and noise are in the full "
+    "run and not in the sum: deviation.",
 ]
 
 
 def _evaluations(
     session: Session, report: PartReport, plan: Plan, networks: dict[str, Any], problems: dict[str, str]
-) -> dict[str, dict[tuple[int, int], float]]:
-    """Milliseconds by network, unit and level; ends first, so that a cut budget still brackets everything."""
-    costs: dict[str, dict[tuple[int, int], float]] = {name: {} for name in networks}
-    reserve = 0.0 if session.is_tiny else 0.3 * session.options.seconds
+) -> tuple[Costs, Costs]:
+    """Milliseconds by network, unit and level, measured and at least; ends first, so that a cut budget still brackets
+    everything.
+    """
+    costs: Costs = {name: {} for name in networks}
+    least: Costs = {name: {} for name in networks}
+    reserve = 0.1 if session.is_brief else 0.3
     for unit in _ends_first(plan.units):
-        if session.budget.left < reserve:
+        if not session.has_time(reserve * session.budget.seconds):
             report.left_out.append(f"evaluations of unit {unit}: taken from its neighbours")
             continue
         session.say(f"generate: evaluations of unit {unit} ({session.budget.spent:.0f} s)")
         for level in range(plan.setup.config.num_levels):
             row = _evaluation_row(session, report, plan, networks, problems, unit, level)
-            report.rows.append(row)
+            report.add(row)
             for name, value in row.ms.items():
                 costs[name][unit, level] = value
-    return costs
+                least[name][unit, level] = float(row.figures[f"least_{name}_ms"] or 0)
+    return costs, least
 
 
 def _evaluation_row(
@@ -169,7 +188,9 @@ def _evaluation_row(
         "dtype": str(setup.dtype).removeprefix("torch."),
         "device": setup.device.type,
     }
-    return Row(setting=setting, ms=times.ms, problems=problems | times.problems)
+    floors = measured_costs(session, setup.config, layout, batch_size=2)
+    figures = {f"least_{name}_ms": floors.network_ms(variant(setup.config, name), layout) for name in times.ms}
+    return Row(setting=setting, ms=times.ms, figures=figures, problems=problems | times.problems)
 
 
 def _ends_first(units: Sequence[int]) -> list[int]:
@@ -214,18 +235,23 @@ def _video_row(
     plan: Plan,
     frames: int,
     num_units: int,
-    costs: Mapping[str, Mapping[tuple[int, int], float]],
+    costs: Costs,
+    least: Costs,
     problems: Mapping[str, str],
 ) -> Row:
-    seconds = {
-        name: video_seconds(table, plan.setup.settings, num_units)
-        for name, table in costs.items()
-        if len({level for _, level in table}) == plan.setup.config.num_levels
-    }
+    def summed(tables: Costs) -> dict[str, float]:
+        return {
+            name: video_seconds(table, plan.setup.settings, num_units)
+            for name, table in tables.items()
+            if len({level for _, level in table}) == plan.setup.config.num_levels
+        }
+
+    seconds, bounds = summed(costs), summed(least)
     figures: dict[str, float] = {f"{name}_seconds": value for name, value in seconds.items()}
     for name, value in seconds.items():
         if name != "attention" and "attention" in seconds:
             figures[f"speedup_{name}_over_attention"] = seconds["attention"] / value
+            figures[f"bound_{name}"] = bounds["attention"] / bounds[name]
     setting = {
         "kind": "video",
         "frames": frames,
@@ -241,23 +267,52 @@ def _full_runs(
     report: PartReport,
     plan: Plan,
     networks: dict[str, Any],
-    costs: Mapping[str, Mapping[tuple[int, int], float]],
+    costs: Costs,
 ) -> None:
     figures: dict[str, float] = {}
     problems: dict[str, str] = {}
-    for name, network in networks.items():
-        if session.budget.left < 20 and not session.is_tiny:
+    for name, seconds_needed in _FULL_RUN_SECONDS.items():
+        if name not in networks:
+            continue
+        if not session.has_time(seconds_needed if session.options.size == "paper" else 20):
             report.left_out.append(f"full run of {name}: no time left")
             continue
         session.say(f"generate: full run of {name} ({session.budget.spent:.0f} s)")
         with session.clock().reporting(problems, name):
-            plan.setup.generate(network, 1)  # everything is prepared, and graphs have their pool
-            seconds = plan.setup.generate(network, plan.checked_units)
+            plan.setup.generate(networks[name], 1)  # everything is prepared, and graphs have their pool
+            seconds = plan.setup.generate(networks[name], plan.checked_units)
             figures[f"{name}_seconds"] = seconds
             summed = video_seconds(costs[name], plan.setup.settings, plan.checked_units)
             figures[f"{name}_deviation"] = seconds / summed - 1
     setting = {"kind": "full run", "units": plan.checked_units, "dtype": str(plan.setup.dtype).removeprefix("torch.")}
-    report.rows.append(Row(setting=setting, figures=figures, problems=problems))
+    report.add(Row(setting=setting, figures=figures, problems=problems))
+
+
+def _default_clip(session: Session, report: PartReport) -> None:
+    """What `m4v generate` does after loading: a clip of the bundled model at its defaults, text and frames included."""
+    from m4v.checkpoints.bundled import default_bundled_model
+    from m4v.pipelines.m4v_pipeline import M4VPipeline
+
+    session.say(f"generate: default clip of the bundled model ({session.budget.spent:.0f} s)")
+    problems: dict[str, str] = {}
+    ms: dict[str, float] = {}
+    model = ""
+    with session.clock().reporting(problems, "m4v"):
+        model = default_bundled_model()
+        pipe = M4VPipeline.from_pretrained(model).to(session.device)
+        pipe.set_progress_bar_config(disable=True)
+
+        def generate() -> Any:
+            return pipe("a red ball jumps on the grass", generator=torch.Generator().manual_seed(0))
+
+        # Without a call before: what a first clip costs is what its user waits for.
+        begin = time.perf_counter()
+        generate()
+        first = 1e3 * (time.perf_counter() - begin)
+        ms = {"first": first, "later": session.clock(3, 15.0).median_ms(generate)}
+    figures = {"seconds": ms["first"] / 1e3} if ms else {}
+    setting = {"kind": "default clip", "model": model, "device": session.device.type}
+    report.add(Row(setting=setting, ms=ms, figures=figures, problems=problems))
 
 
 def _fixed_window(session: Session, report: PartReport, plan: Plan, network: Any, lengths: tuple[int, int]) -> None:
@@ -288,4 +343,4 @@ def _fixed_window(session: Session, report: PartReport, plan: Plan, network: Any
             "length_ratio": long / short,
         }
     setting = {"kind": "fixed window", "window": short, "units": long, "device": setup.device.type}
-    report.rows.append(Row(setting=setting, figures=figures, problems=problems))
+    report.add(Row(setting=setting, figures=figures, problems=problems))

@@ -43,7 +43,7 @@ def measure_rates(clock: Clock, dtype: torch.dtype, is_tiny: bool = False) -> Ra
     elif clock.is_cuda:
         num_bytes, sides = 2**30, (4096, 8192)
     else:
-        num_bytes, sides = 2**28, (1024, 2048)
+        num_bytes, sides = 2**28, (2048, 3072)
     source = torch.empty(num_bytes, dtype=torch.uint8, device=clock.device)
     target = torch.empty_like(source)
     copied = clock.median_ms(lambda: target.copy_(source))

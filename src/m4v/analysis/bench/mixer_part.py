@@ -18,7 +18,7 @@ from m4v.analysis.bench.attention_partners import (
     prefix_core,
     sdpa,
 )
-from m4v.analysis.bench.break_even import break_evens
+from m4v.analysis.bench.break_even import BREAK_EVEN, break_evens
 from m4v.analysis.bench.clock import Clock, Contender, free_memory
 from m4v.analysis.bench.machine import Rates, measure_rates
 from m4v.analysis.bench.mixer_figures import add_fastest, row_figures
@@ -38,7 +38,11 @@ from m4v.analysis.bench.work import Work, attention_work, replayed, section_work
 _PAPER_LENGTHS = (16384, 15488, 65536, 4096, 2048, 1024, 3968, 11888, 8192, 32768, 512, 256, 131072)
 """By importance: what the time does not allow is left out from the end."""
 _PARTNER_LENGTHS = (16384, 4096)
-_LAPTOP_LENGTHS = (16384, 4096, 2048, 8192, 1024)
+_BRIEF_LENGTHS = (16384, 65536, 2048, 1024, 15488, 4096, 512)
+"""Where two lengths are as important, the cheaper comes first."""
+_BRIEF_BACKWARD_LENGTHS = (15488,)
+_LAPTOP_LENGTHS = (16384, 4096, 2048, 1024, 8192)
+_BRIEF_LAPTOP_LENGTHS = (16384, 4096, 2048, 1024)
 _CACHE_BYTES = 128 * 2**20
 _LONGEST_RECORDED = 2**15
 _FRAME_CAUSAL_LENGTHS = (16384, 15488, 65536, 3968)
@@ -46,6 +50,10 @@ _FRAME_CAUSAL_SECONDS = 90
 """Left before FlexAttention is compiled, which takes about a minute."""
 _PARTNER_SECONDS = 250
 """Left before partners tune themselves at a further length."""
+_BRIEF_PARTNERS = ("mamba_ssm_128",)
+"""Its usual chunk, whose kernels tune themselves for seconds forwards and for a minute backwards."""
+_BRIEF_TUNING_SECONDS = 85
+"""Left before that minute is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,39 +83,76 @@ def shapes(session: Session) -> list[Shape]:
     if session.is_tiny:
         return [Shape(num_heads=2, head_dim=32, dtype=f32, lengths=(64,))]
     if session.options.size == "paper":
-        return [Shape(num_heads=30, head_dim=64, dtype=bf16, lengths=_PAPER_LENGTHS)]
+        paper_lengths = _BRIEF_LENGTHS if session.is_brief else _PAPER_LENGTHS
+        return [Shape(num_heads=30, head_dim=64, dtype=bf16, lengths=paper_lengths)]
+    lengths = _BRIEF_LAPTOP_LENGTHS if session.is_brief else _LAPTOP_LENGTHS
     return [
-        Shape(num_heads=heads, head_dim=width, dtype=dtype, lengths=_LAPTOP_LENGTHS)
-        for heads, width in ((30, 64), (6, 64))
-        for dtype in (f32, bf16)
+        Shape(num_heads=heads, head_dim=64, dtype=dtype, lengths=lengths) for heads in (30, 6) for dtype in (f32, bf16)
     ]
 
 
 def measure(session: Session) -> PartReport:
     """Measure every shape and length, forward, and on accelerators forward and backward."""
-    report = PartReport()
+    report = session.report
     found, missing = _partners(session)
     report.notes += [f"Not compared with {reason}." for reason in missing]
-    for shape in shapes(session):
-        rates = _rates(session, shape.dtype)
-        for length in shape.lengths:
+    report.notes += _NOTES
+    all_shapes = shapes(session)
+    rates = {shape.dtype: _rates(session, shape.dtype) for shape in all_shapes}
+    # All shapes have the same lengths, the most important first.
+    for length in all_shapes[0].lengths:
+        for shape in all_shapes:
             label = f"width {shape.num_heads * shape.head_dim}, {shape.dtype_name}, {length:,} tokens"
-            if session.budget.left < 20 and not session.is_tiny:
+            if not session.has_time(5 if session.is_brief else 20):
                 report.left_out.append(f"{label}: no time left")
                 continue
             session.say(f"mixer: {label} ({session.budget.spent:.0f} s)")
-            bench = _Length(session, shape, length, rates, report)
-            for with_backward in (False, True) if session.device.type == "cuda" or session.is_tiny else (False,):
+            bench = _Length(session, shape, length, rates[shape.dtype], report)
+            whole, section = _passes(session, length)
+            for with_backward in section:
+                # Competitors tune themselves for minutes at first: only at the lengths of the aims.
+                takes_part = session.is_tiny or length in _PARTNER_LENGTHS
+                has_time = length == _PARTNER_LENGTHS[0] or session.budget.left > _PARTNER_SECONDS
+                bench.section(with_backward, found if takes_part and has_time else [])
+            for with_backward in whole:
                 bench.whole_mixer(with_backward)
-                if session.options.size != "laptop":
-                    # Competitors tune themselves for minutes at first: only at the lengths of the aims.
-                    takes_part = session.is_tiny or length in _PARTNER_LENGTHS
-                    has_time = length == _PARTNER_LENGTHS[0] or session.budget.left > _PARTNER_SECONDS
-                    bench.section(with_backward, found if takes_part and has_time else [])
             free_memory()
-    report.figures |= break_evens(report.rows)
-    report.notes += _NOTES
+            kept = {name: value for name, value in report.figures.items() if not name.startswith(BREAK_EVEN)}
+            report.figures = kept | break_evens(report.rows)
     return report
+
+
+def measure_last(session: Session) -> PartReport:
+    """What a brief run does at its end: the section backwards, for which partners tune themselves for a minute."""
+    report = session.report
+    found, _ = _partners(session)
+    if session.options.size == "laptop":
+        return report
+    if not session.has_time(5):
+        report.left_out.append("scan section, forward+backward: no time left")
+        return report
+    if found and not session.has_time(_BRIEF_TUNING_SECONDS):
+        report.left_out.append(f"{found[0].name}, forward+backward: no time left")
+        found = []
+    (shape,) = shapes(session)
+    session.say(f"mixer: scan section, forward and backward ({session.budget.spent:.0f} s)")
+    _Length(session, shape, shape.lengths[0], _rates(session, shape.dtype), report).section(True, found)
+    return report
+
+
+def _passes(session: Session, length: int) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Of the whole mixer and of the section: forward only (False), forward and backward (True), or nothing."""
+    if session.options.size == "laptop":
+        return (False,), ()
+    both = (False, True) if session.device.type == "cuda" or session.is_tiny else (False,)
+    if not session.is_brief:
+        return both, both
+    if session.is_tiny:
+        return both, (False,)
+    return (
+        () if length == _PARTNER_LENGTHS[0] else both if length in _BRIEF_BACKWARD_LENGTHS else (False,),
+        (False,) if length == _PARTNER_LENGTHS[0] else (),
+    )
 
 
 _NOTES = [
@@ -132,7 +177,11 @@ def _rates(session: Session, dtype: torch.dtype) -> Rates:
 def _partners(session: Session) -> tuple[list[Partner], list[str]]:
     if session.device.type != "cuda":
         return [], ["mamba-ssm and flash-linear-attention: their kernels need a GPU"]
-    return partners(session.options.mamba_ssm)
+    found, missing = partners(session.options.mamba_ssm)
+    if session.is_brief:
+        # Where mamba-ssm cannot be imported, the other partner stands alone.
+        found = [each for each in found if each.name in _BRIEF_PARTNERS] or found
+    return found, missing
 
 
 class _Length:
@@ -144,7 +193,7 @@ class _Length:
         self.length = length
         self.rates = rates
         self.report = report
-        self.clock: Clock = session.clock(9, 2.0 if session.device.type == "cuda" else 25.0)
+        self.clock: Clock = session.clock(9, 2.0) if session.device.type == "cuda" else session.clock(5, 6.0)
         self.layout = layout_of_length(length)
         row_bytes = 4 * shape.num_heads * shape.head_dim * length * shape.dtype.itemsize
         is_cached = session.device.type == "cuda" and row_bytes < _CACHE_BYTES
@@ -230,7 +279,11 @@ class _Length:
             and (self.session.is_tiny or (self.device.type == "cuda" and self.length in _FRAME_CAUSAL_LENGTHS))
         ):
             cores = {"attention_prefix": prefix_core}
-            if self.device.type == "cuda" and self.session.budget.left > _FRAME_CAUSAL_SECONDS:
+            if (
+                self.device.type == "cuda"
+                and not self.session.is_brief
+                and self.session.has_time(_FRAME_CAUSAL_SECONDS)
+            ):
                 cores["attention_flex"] = frame_causal_core
             for name, make in cores.items():
                 with self.clock.reporting(problems, name):
@@ -250,7 +303,7 @@ class _Length:
         clock = self.clock
         eager = clock.compare(contenders)
         problems |= eager.problems
-        peaks = clock.peaks_mib(contenders, problems)
+        peaks = eager.peak_mib or clock.peaks_mib(contenders, problems)
         ms = dict(eager.ms)
         if clock.is_cuda and self.length <= _LONGEST_RECORDED:
             recorded = replayed(clock, [each for each in contenders if each.name in eager.ms])
@@ -268,7 +321,7 @@ class _Length:
             "dtype": self.shape.dtype_name,
             "device": self.device.type,
         }
-        self.report.rows.append(Row(setting=setting, ms=ms, peak_mib=peaks, figures=figures, problems=problems))
+        self.report.add(Row(setting=setting, ms=ms, peak_mib=peaks, figures=figures, problems=problems))
         chunks = {name: value for name, value in ms.items() if name.startswith("mamba_ssm_") and "eager" not in name}
         if chunks and not with_backward:
             self.report.figures[f"fastest mamba-ssm chunk at {self.length}"] = min(

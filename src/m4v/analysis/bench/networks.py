@@ -113,6 +113,8 @@ def compiled_or_eager(network: Any, call: Callable[[], Any]) -> str | None:
     except Exception as error:  # noqa: BLE001 - compilers fail in many ways, and the measurement can go on without
         for module in network.modules():
             module._compiled_call_impl = None
+        if hasattr(network, "unfuse_projections"):
+            network.unfuse_projections()
         return describe_failure(error)
     return None
 

@@ -9,6 +9,18 @@ from m4v.core.files import atomic_path
 
 _NETWORK_KEYS = ("attention", "attention_frame_causal", "m4v", "m4v_frame_causal", "dual_mamba")
 _MIXER_KEYS = ("ours", "attention", "attention_frame_causal", "mamba_ssm", "fla", "floor")
+_COLOURS = {
+    "ours": "C0",
+    "m4v": "C0",
+    "m4v_frame_causal": "C9",
+    "attention": "C1",
+    "attention_frame_causal": "C8",
+    "dual_mamba": "C2",
+    "mamba_ssm": "C3",
+    "fla": "C4",
+    "floor": "0.5",
+}
+"""The same in every panel."""
 
 
 def why_no_plot() -> str | None:
@@ -41,10 +53,21 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         for name, points in lines.items():
             points = sorted(points)
             style = "--" if name == "floor" else "-"
-            axes.plot([x for x, _ in points], [y for _, y in points], style, marker="o", markersize=3, label=name)
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                style,
+                marker="o",
+                markersize=3,
+                label=name,
+                color=_COLOURS[name],
+            )
         if is_log:
             axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.grid(True, which="major", alpha=0.3)
         axes.legend(fontsize="small")
@@ -67,8 +90,15 @@ def _panels(parts: Mapping[str, Any]) -> list[tuple[str, Lines, str, str, bool]]
     for level in sorted({row["level"] for row in denoiser}, reverse=True):
         rows = [row for row in denoiser if row["level"] == level and row["compiled"]]
         title = f"one evaluation, level {level}, batch 2, compiled"
+        if len({row["unit"] for row in rows}) > 1:
+            panels.append((title, _lines(rows, _NETWORK_KEYS, "unit"), "unit", "ms", False))
+    generated = parts.get("generate", {}).get("rows", [])
+    evaluations = [row for row in generated if row.get("kind") == "evaluation"]
+    for level in sorted({row["level"] for row in evaluations}, reverse=True):
+        rows = [row for row in evaluations if row["level"] == level]
+        title = f"one evaluation in the loop, level {level}, with guidance"
         panels.append((title, _lines(rows, _NETWORK_KEYS, "unit"), "unit", "ms", False))
-    videos = [row for row in parts.get("generate", {}).get("rows", []) if row.get("kind") == "video"]
+    videos = [row for row in generated if row.get("kind") == "video"]
     panels.append(("whole video", _lines(videos, _NETWORK_KEYS, "frames", "_seconds"), "frames", "seconds", False))
     return panels
 

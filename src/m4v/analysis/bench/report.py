@@ -11,6 +11,8 @@ _TITLES = {
     "wan": "Wan2.1 shapes",
     "train": "Training step",
 }
+_APART = {"_eager_ms": "Launched call by call, ms", "_peak_mib": "Peak memory, MiB"}
+"""Columns with tables of their own, which would be too wide together."""
 _HIDDEN = ("device", "dtype", "problems", "width", "heads", "tolerance")
 
 
@@ -19,6 +21,8 @@ def markdown(document: Mapping[str, Any]) -> list[str]:
     lines = [f"# m4v bench on {document['device']}", "", *_aim_lines(document.get("aims", []))]
     for name, part in document["parts"].items():
         lines += ["", f"## {_TITLES.get(name, name)}", "", _where(part), ""]
+        if part.get("unfinished"):
+            lines += ["Interrupted: what follows was measured until then.", ""]
         if "failure" in part:
             lines += [f"Failed: {part['failure']}", ""]
         lines += part_tables(part)
@@ -45,16 +49,17 @@ def part_tables(part: Mapping[str, Any]) -> list[str]:
         if kind:
             lines += [f"### {kind}", ""]
         hidden = (*_HIDDEN, "kind", "scope", "pass")
-        keys = list(dict.fromkeys(key for row in rows for key in row if key not in hidden and not _is_memory(key)))
+        every = list(dict.fromkeys(key for row in rows for key in row if key not in hidden))
+        keys = [key for key in every if not key.endswith(tuple(_APART))]
         ordered = sorted(rows, key=lambda row: row["length"]) if all("scope" in row for row in rows) else rows
         lines += [*table(keys, ([row.get(key) for key in keys] for row in ordered)), ""]
-        memory = list(dict.fromkeys(key for row in rows for key in row if _is_memory(key)))
-        if memory:
-            settings = [key for key in keys if not isinstance(rows[0].get(key), float)]
-            lines += ["Peak memory, MiB:", ""]
-            columns = [*settings, *memory]
-            short = [key.removesuffix("_peak_mib") for key in columns]
-            lines += [*table(short, ([row.get(key) for key in columns] for row in ordered)), ""]
+        settings = [key for key in keys if not any(isinstance(row.get(key), float) for row in rows)]
+        for suffix, title in _APART.items():
+            if chosen := [key for key in every if key.endswith(suffix)]:
+                lines += [f"{title}:", ""]
+                columns = [*settings, *chosen]
+                short = [key.removesuffix(suffix) for key in columns]
+                lines += [*table(short, ([row.get(key) for key in columns] for row in ordered)), ""]
     for row in part["rows"]:
         for name, problem in row.get("problems", {}).items():
             place = ", ".join(
@@ -65,19 +70,25 @@ def part_tables(part: Mapping[str, Any]) -> list[str]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A Markdown table with aligned columns."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    """A Markdown table with aligned columns: words to the left, numbers to the right."""
+    values = [list(row) for row in rows]
+    cells = [[_cell(value) for value in row] for row in values]
     widths = [max([len(name), 3, *(len(row[number]) for row in cells)]) for number, name in enumerate(header)]
-    lines = [_line(header, widths), "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"]
-    return lines + [_line(row, widths) for row in cells]
+    are_words = [bool(values) and all(isinstance(row[number], str) for row in values) for number in range(len(header))]
+    rule = (
+        f":{'-' * (width + 1)}" if words else f"{'-' * (width + 1)}:"
+        for width, words in zip(widths, are_words, strict=True)
+    )
+    lines = [_line(header, widths, are_words), "|" + "|".join(rule) + "|"]
+    return lines + [_line(row, widths, are_words) for row in cells]
 
 
-def _is_memory(key: str) -> bool:
-    return key.endswith("_peak_mib")
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+def _line(cells: Sequence[str], widths: Sequence[int], are_words: Sequence[bool]) -> str:
+    aligned = (
+        cell.ljust(width) if words else cell.rjust(width)
+        for cell, width, words in zip(cells, widths, are_words, strict=True)
+    )
+    return "| " + " | ".join(aligned) + " |"
 
 
 def _cell(value: Any) -> str:
@@ -95,8 +106,8 @@ def _where(part: Mapping[str, Any]) -> str:
     rates = part["rates"]
     return (
         f"{part['device']}, {part['date']}, commit {part['commit']}, {versions}; size {part['size']}, "
-        f"{part['seconds']:.0f} s; copy {rates['copy_gb_per_s']:,} GB/s, matrix products "
-        f"{rates['matmul_tflop_per_s']:,} TFLOP/s."
+        f"{part['seconds']:.0f} s{', brief' if part.get('brief') else ''}; copy {rates['copy_gb_per_s']:,} GB/s, "
+        f"matrix products {rates['matmul_tflop_per_s']:,} TFLOP/s."
     )
 
 

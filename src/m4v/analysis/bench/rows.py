@@ -1,6 +1,6 @@
 """What a part of the benchmark reports: rows of measurements, and what it found worth saying."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class PartReport:
         left_out: What the time budget or the machine did not allow.
         checks: Relative errors found before timing, by what was checked.
         figures: Results that concern no single row, such as a break-even length.
+        on_row: Called after every row, so that what was measured can be kept.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -53,6 +54,12 @@ class PartReport:
     left_out: list[str] = field(default_factory=list)
     checks: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Scalar] = field(default_factory=dict)
+    on_row: Callable[[], None] = lambda: None
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        self.rows.append(row)
+        self.on_row()
 
     def to_plain(self) -> dict[str, Any]:
         """JSON object."""

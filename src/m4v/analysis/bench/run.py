@@ -1,6 +1,7 @@
 """Runs parts of the benchmark one after another, and keeps what earlier runs measured."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import import_module
@@ -19,6 +20,7 @@ from m4v.analysis.bench.session import Session
 from m4v.core.errors import UserError
 
 FORMAT = "m4v bench 1"
+_OTHER_SHARE = 60.0
 
 
 def run_parts(
@@ -27,13 +29,13 @@ def run_parts(
     options: BenchOptions,
     earlier: dict[str, Any] | None,
     say: Callable[[str], None],
-    on_part: Callable[[dict[str, Any]], None],
+    on_change: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Measure parts; one that fails as a whole is reported in its place.
+    """Measure parts; one that fails keeps its rows until then, and its failure is reported with them.
 
     Args:
         earlier: Document of earlier runs on this device, whose other parts are kept.
-        on_part: Given the document after every part, so that nothing measured is lost.
+        on_change: Given the document after every row, so that nothing measured is lost.
 
     Returns:
         The document: `rows` are those of the mixer part, `parts` has everything.
@@ -41,6 +43,7 @@ def run_parts(
     Raises:
         UserError: if a part cannot be measured on this device, or earlier parts were measured on another one.
     """
+    begin = time.monotonic()
     facts = machine_facts(device)
     document = {"format": FORMAT, **facts, "parts": {}} if earlier is None else earlier | facts
     if earlier is not None and earlier.get("device") != facts["device"]:
@@ -56,26 +59,55 @@ def run_parts(
         "matmul_tflop_per_s": round(rates.flops_per_second / 1e12, 2),
     }
     document["rates"] = rate_facts
-    for part in parts:
-        session = Session(device, options, rates, say)
-        measure: Callable[[Session], PartReport] = import_module(f"m4v.analysis.bench.{part}_part").measure
+    reports = {part: PartReport() for part in parts}
+    spent = dict.fromkeys(parts, 0.0)
+    networks: dict[str, Any] = {}
+    stages = [(part, "measure") for part in parts]
+    if options.is_brief and "mixer" in parts:
+        stages.append(("mixer", "measure_last"))
+    for number, (part, step) in enumerate(stages):
+        seconds = _seconds(options, [name for name, _ in stages[number:]], begin)
+        session = Session(device, options, rates, say, seconds, reports[part], networks)
+
+        def keep(
+            session: Session = session, part: PartName = part, failure: str | None = None, done: bool = False
+        ) -> None:
+            seconds = round(spent[part] + session.budget.spent, 1)
+            head = {"size": options.size, "brief": options.is_brief, "seconds": seconds, **facts, "rates": rate_facts}
+            state = ({"failure": failure} if failure else {}) | ({} if done else {"unfinished": True})
+            document["parts"][part] = head | session.report.to_plain() | state
+            document["parts"] = {name: document["parts"][name] for name in PARTS if name in document["parts"]}
+            document["rows"] = document["parts"].get("mixer", {}).get("rows", [])
+            document["aims"] = [aim.to_plain() for aim in aims(document["parts"])]
+            on_change(document)
+
+        session.report.on_row = keep
+        measure: Callable[[Session], PartReport] = getattr(import_module(f"m4v.analysis.bench.{part}_part"), step)
         failure = None
         try:
             # Networks take the kernel that is fastest here; the mixer part names its kernels itself.
             with fastest_attention() if device.type == "cuda" and part != "mixer" else nullcontext():
-                plain = measure(session).to_plain()
+                session.report = measure(session)
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - one part must not take the others with it
-            failure, plain = describe_failure(error), PartReport().to_plain()
+            failure = describe_failure(error)
+        following = stages[number + 1][0] if number + 1 < len(stages) else None
+        if not (options.is_brief and (part, following) == ("denoiser", "generate")):
+            networks.clear()
         free_memory()
-        head = {"size": options.size, "seconds": round(session.budget.spent, 1), **facts, "rates": rate_facts}
-        document["parts"][part] = head | plain | ({"failure": failure} if failure else {})
-        document["parts"] = {name: document["parts"][name] for name in PARTS if name in document["parts"]}
-        document["rows"] = document["parts"].get("mixer", {}).get("rows", [])
-        document["aims"] = [aim.to_plain() for aim in aims(document["parts"])]
-        on_part(document)
+        keep(failure=failure, done=True)
+        spent[part] += session.budget.spent
     return document
+
+
+def _seconds(options: BenchOptions, stages: Sequence[PartName], begin: float) -> float:
+    """Budget of the first of these stages; brief runs share what is left of theirs."""
+    if not options.is_brief:
+        return options.seconds
+    left = max(options.seconds - (time.monotonic() - begin), 1.0)
+    shares = [options.shares.get(part, _OTHER_SHARE) for part in stages]
+    return left * shares[0] / sum(shares)
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from m4v.analysis.bench.clock import Clock
 from m4v.analysis.bench.config import BenchOptions
 from m4v.analysis.bench.machine import Rates
+from m4v.analysis.bench.rows import PartReport
 
 
 class Budget:
@@ -42,6 +44,9 @@ class Session:
         options: What was asked for.
         rates: Of this device, in bfloat16 on CUDA and float32 elsewhere.
         say: Tells a person what is being measured.
+        seconds: Time of this part; default: that of the options.
+        report: What this part has found.
+        networks: Networks that are alive, by name; those of brief runs serve the next part, too.
         budget: Time of this part.
     """
 
@@ -49,10 +54,22 @@ class Session:
     options: BenchOptions
     rates: Rates
     say: Callable[[str], None]
+    seconds: float | None = None
+    report: PartReport = field(default_factory=PartReport)
+    networks: dict[str, Any] = field(default_factory=dict)
     budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.options.seconds)
+        self.budget = Budget(self.options.seconds if self.seconds is None else self.seconds)
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether only the aims' measurements are wanted."""
+        return self.options.is_brief
+
+    def has_time(self, seconds: float) -> bool:
+        """Whether so much of the budget is left; rehearsals run everything."""
+        return self.is_tiny or self.budget.left >= seconds
 
     @property
     def is_tiny(self) -> bool:

@@ -10,12 +10,11 @@ from m4v.analysis.bench.networks import build_network, compiled, pyramid_call
 from m4v.analysis.bench.rows import PartReport, Row
 from m4v.analysis.bench.scan_case import check_against_reference, require_correct, section_inputs
 from m4v.analysis.bench.session import Session
-from m4v.analysis.bench.variants import NOTE, variant
+from m4v.analysis.bench.variants import BRIEF, NOTE, measured_costs, variant
 from m4v.analysis.tokens import unit_layout
 from m4v.core.sequence_layout import SequenceLayout
 from m4v.core.shapes import LatentShape
 
-_VARIANTS = ("attention", "m4v", "dual_mamba")
 _LAYERS = (2, 4)
 _LATENTS = {
     "768x1280x241": LatentShape(num_units=31, height=96, width=160),
@@ -42,17 +41,18 @@ def cases(session: Session, latent: LatentShape) -> list[Case]:
     order = [Case(*large, 2, False, False), Case(*large, 2, True, False), Case(*small, 2, False, False)]
     order += [Case(*large, level, False, False) for level in (1, 0)]
     order += [Case(*small, 2, True, False), Case(*large, 2, False, True), Case(*small, 2, False, True)]
-    return order
+    return [order[0], order[2], order[1]] if session.is_brief else order
 
 
 def measure(session: Session) -> PartReport:
     """Measure all variants case by case."""
-    report = PartReport(notes=[NOTE, *_NOTES])
+    report = session.report
+    report.notes += [NOTE, *_NOTES]
     base, latent, num_text = network_base(session)
     config = base if session.is_tiny else replace(base, num_dual_layers=_LAYERS[0], num_single_layers=_LAYERS[1])
     networks: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for name in _VARIANTS:
+    for name in BRIEF:
         with session.clock().reporting(failed, name):
             networks[name] = build_network(variant(config, name), session.device, session.dtype).train()
     scale = (base.num_dual_layers + base.num_single_layers) / (config.num_dual_layers + config.num_single_layers)
@@ -60,7 +60,7 @@ def measure(session: Session) -> PartReport:
     for case in cases(session, latent):
         label = f"{case.size}, level {case.level}, checkpointing {'on' if case.checkpointing else 'off'}"
         label += ", compiled" if case.is_compiled else ""
-        if session.budget.left < 45 and not session.is_tiny:
+        if not session.has_time(6 if session.is_brief else 45):
             report.left_out.append(f"{label}: no time left")
             continue
         session.say(f"train: {label} ({session.budget.spent:.0f} s)")
@@ -70,7 +70,7 @@ def measure(session: Session) -> PartReport:
                 with session.clock().reporting(failed, name):
                     compiled(network, for_training=True)
         layout = unit_layout(base, case.latent, case.latent.num_units - 1, case.level, num_text)
-        report.rows.append(_row(session, report, case, layout, networks, failed, scale))
+        report.add(_row(session, report, case, layout, networks, failed, scale))
         free_memory()
     return report
 
@@ -79,7 +79,9 @@ _NOTES = [
     "One forward and backward pass of one sample, no optimizer step, weights in the precision of the row. Measured "
     "with 2 dual-stream and 4 single-stream blocks, the same shares as 8 and 16; scaled_* is four times as much, ends "
     "included. Peaks are on top of the weights and contain their gradients. Temporal branches are part of m4v and "
-    "dual_mamba. dual_mamba_over_m4v compares scans with attention in the dual-stream blocks.",
+    "dual_mamba. dual_mamba_over_m4v compares scans with attention in the dual-stream blocks. bound_*: "
+    "the same ratio if nothing took time but matrix products at their measured rate, attention as measured alone, and "
+    "scans at the floor of their bytes.",
 ]
 
 
@@ -122,10 +124,13 @@ def _row(
         "dtype": str(session.dtype).removeprefix("torch."),
         "device": session.device.type,
     }
+    floors = measured_costs(session, config, layout, 1, with_backward=True)
+    least = {name: floors.network_ms(variant(config, name), layout) for name in times.ms}
     figures: dict[str, float] = {f"scaled_{name}_ms": scale * value for name, value in times.ms.items()}
     for name, partner in (("dual_mamba", "m4v"), ("m4v", "attention"), ("dual_mamba", "attention")):
         if name in times.ms and partner in times.ms:
             figures[f"{name}_over_{partner}"] = times.ms[name] / times.ms[partner]
+            figures[f"bound_{name}_over_{partner}"] = least[name] / least[partner]
         if peaks.get(name) and peaks.get(partner):
             figures[f"memory_{name}_over_{partner}"] = peaks[name] / peaks[partner]
     return Row(setting=setting, ms=times.ms, peak_mib=peaks, figures=figures, problems=problems)

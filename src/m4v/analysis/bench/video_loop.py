@@ -17,14 +17,12 @@ from m4v.flow.guidance import ClassifierFreeGuidance
 from m4v.flow.schedule import PyramidSchedule
 from m4v.models.denoiser.conditions import with_shared_conditions
 from m4v.models.denoiser.config import DenoiserConfig
-from m4v.pipelines.graph_replay import CudaRecorder, GraphReplay
+from m4v.pipelines.graph_replay import MAX_GRAPH_TOKENS, CudaRecorder, GraphReplay
 from m4v.pipelines.guided_velocity import classifier_free_predictor
 from m4v.pipelines.noise import NoiseSource
 from m4v.pipelines.unit_loop import LoopSettings, UnitRequest, generate_units
 
 _MANY = 1000
-_MAX_GRAPH_TOKENS = 8192
-"""The pipeline's own limit, above which it does not replay device graphs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ class VideoSetup:
         """Device graphs, as a pipeline uses them."""
         if self.device.type != "cuda":
             return None
-        cells = _MAX_GRAPH_TOKENS * self.config.patch_size**2
+        cells = MAX_GRAPH_TOKENS * self.config.patch_size**2
         return GraphReplay(network, CudaRecorder(self.device), max_cells=cells)
 
     def evaluation(self, network: Any, unit: int, level: int, graphs: GraphReplay | None) -> Callable[[], Tensor]:

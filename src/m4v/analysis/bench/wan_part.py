@@ -26,6 +26,7 @@ class Case:
     Attributes:
         grid: Token frames, rows and columns.
         layers: Numbers of layers that are measured; two of them are drawn out to the network's own number.
+        is_compiled: Whether blocks are compiled.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case:
     config: WanConfig
     grid: tuple[int, int, int]
     layers: tuple[int, ...]
+    is_compiled: bool = True
 
 
 def cases(session: Session) -> list[Case]:
@@ -44,8 +46,8 @@ def cases(session: Session) -> list[Case]:
     if session.is_tiny:
         config = replace(PRESETS["wan-debug"], attention_head_dim=32, num_layers=2)
         return [
-            Case("wan-debug", "tiny", config, (2, 4, 4), (2,)),
-            Case("wan-debug", "drawn", config, (2, 4, 4), (1, 2)),
+            Case("wan-debug", "tiny", config, (2, 4, 4), (2,), False),
+            Case("wan-debug", "drawn", config, (2, 4, 4), (1, 2), False),
         ]
     if session.device.type != "cuda":
         raise UserError(
@@ -54,6 +56,13 @@ def cases(session: Session) -> list[Case]:
         )
     small, large = PRESETS["wan-1.3b"], PRESETS["wan-14b"]
     p480, p720 = (21, 30, 52), (21, 45, 80)
+    if session.is_brief:
+        return [
+            Case("wan-1.3b", "720x1280x81", small, p720, (4, 8), False),
+            Case("wan-14b", "720x1280x81", large, p720, (2, 4), False),
+            Case("wan-1.3b", "720x1280x81", small, p720, (4, 8)),
+            Case("wan-14b", "720x1280x81", large, p720, (2, 4)),
+        ]
     return [
         Case("wan-1.3b", "720x1280x81", small, p720, (30,)),
         Case("wan-14b", "720x1280x81", large, p720, (2, 4)),
@@ -63,28 +72,31 @@ def cases(session: Session) -> list[Case]:
 
 
 def measure(session: Session) -> PartReport:
-    """Measure all cases, compiled."""
-    report = PartReport(notes=list(_NOTES))
+    """Measure all cases."""
+    report = session.report
+    report.notes += _NOTES
     for case in cases(session):
-        if session.budget.left < 60 and not session.is_tiny:
-            report.left_out.append(f"{case.name}, {case.size}: no time left")
+        label = f"{case.name}, {case.size}, {'compiled' if case.is_compiled else 'eager'}"
+        needed = (25 if case.is_compiled else 8) if session.is_brief else 60
+        if not session.has_time(needed):
+            report.left_out.append(f"{label}: no time left")
             continue
-        session.say(f"wan: {case.name}, {case.size} ({session.budget.spent:.0f} s)")
-        report.rows.append(_row(session, report, case))
+        session.say(f"wan: {label} ({session.budget.spent:.0f} s)")
+        report.add(_row(session, report, case))
         free_memory()
     return report
 
 
 _NOTES = [
-    "One evaluation, one prompt (Wan evaluates guidance as two calls), 512 text tokens, random weights, blocks "
-    "compiled. attention: self-attention, cuDNN's kernel first; m4v: MM-DiM in every layer with temporal branch, "
+    "One evaluation, one prompt (Wan evaluates guidance as two calls), 512 text tokens, random weights. "
+    "attention: self-attention, cuDNN's kernel first; m4v: MM-DiM in every layer with temporal branch, "
     "text carried. Where scaled_from_layers is given, the time of all layers is drawn from these two numbers of them. "
     "bound: ratio of operations.",
 ]
 
 
 def _row(session: Session, report: PartReport, case: Case) -> Row:
-    clock = session.clock(5, 6.0)
+    clock = session.clock(5, 3.0 if session.is_brief else 6.0)
     problems: dict[str, str] = {}
     with clock.reporting(problems, "m4v"):
         _check_scan(session, report, case)
@@ -107,6 +119,7 @@ def _row(session: Session, report: PartReport, case: Case) -> Row:
         "size": case.size,
         "length": case.grid[0] * case.grid[1] * case.grid[2],
         "layers": total,
+        "compiled": case.is_compiled,
         "scaled_from_layers": "" if len(case.layers) == 1 else " and ".join(map(str, case.layers)),
         "dtype": str(session.dtype).removeprefix("torch."),
         "device": session.device.type,
@@ -129,7 +142,7 @@ def drawn_out(ms: dict[int, float], num_layers: int) -> float:
 def _measure_layers(
     session: Session, report: PartReport, case: Case, layers: int, problems: dict[str, str]
 ) -> tuple[Comparison, dict[str, float]]:
-    clock = session.clock(5, 6.0)
+    clock = session.clock(5, 3.0 if session.is_brief else 6.0)
     frames, rows, columns = (count * side for count, side in zip(case.grid, case.config.patch_size, strict=True))
     latents = torch.randn(1, case.config.in_channels, frames, rows, columns, device=session.device).to(session.dtype)
     text = torch.randn(1, _TEXT_TOKENS if not session.is_tiny else 8, case.config.text_dim, device=session.device)
@@ -143,8 +156,8 @@ def _measure_layers(
             config = replace(case.config, mixer_plan=plan, num_layers=layers)
             network = build_network(config, session.device, session.dtype)
             call = steady_clip_call(network, latents, timestep, text)
-            if not session.is_tiny and (obstacle := compiled_or_eager(network, call)) is not None:
-                report.notes.append(f"{case.name} {name} is not compiled: {obstacle}")
+            if case.is_compiled and not session.is_tiny and (obstacle := compiled_or_eager(network, call)) is not None:
+                raise RuntimeError(f"not compiled: {obstacle}")
             contenders.append(Contender(name=name, calls=[call]))
     result = clock.compare(contenders)
     result.problems.update(failed)

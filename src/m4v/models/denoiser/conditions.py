@@ -86,9 +86,14 @@ class ReusesConditions:
         finally:
             self._conditions = outer
 
+    @property
+    def _recalls(self) -> bool:
+        """Whether values computed now are there for the next evaluation."""
+        return self._conditions is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
     def _recall(self, name: Hashable, sources: Sequence[Tensor], build: Callable[[], Value]) -> Value:
         """Compute a value, or recall it inside a scope."""
-        if self._conditions is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self._conditions is None or not self._recalls:
             return build()
         return self._conditions.recall(name, sources, build)
 

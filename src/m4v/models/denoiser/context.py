@@ -9,6 +9,7 @@ from torch import Tensor
 from m4v.core.sequence_layout import SequenceLayout
 from m4v.models.denoiser.config import DenoiserConfig
 from m4v.models.denoiser.positions import added_positions, layout_rotary
+from m4v.models.denoiser.recomposition.registers import RegisterRows
 from m4v.models.denoiser.recomposition.scan_order import ScanOrder, scan_orders
 from m4v.models.denoiser.time_plan import TimePlan, time_plan
 from m4v.models.denoiser.visibility import Visibility, sequence_visibility
@@ -23,33 +24,38 @@ class SequenceContext:
         layout: What the sequence is made of.
         embedding: Timestep and prompt embedding, before the SiLU of each modulation.
         rotary: Rotations in token order, text first.
-        visibility: Which token may see which, for attention.
+        visibility: Which token may see which; None where no block attends over the sequence.
         scan_orders: By letter of the scan path.
         added_positions: Waves added before projection, where the mixer asks for them.
         time_plan: Time tokens of the layout, where blocks have a temporal branch.
         scan: The order in which the block at hand scans.
         modulation: Modulation of the block at hand, where it was computed for all blocks at once.
+        registers: Registers of the block at hand, where they are remembered from step to step.
     """
 
     layout: SequenceLayout
     embedding: Float[Tensor, "b d"]
     rotary: RotaryTable
-    visibility: Visibility
+    visibility: Visibility | None
     scan_orders: Mapping[str, ScanOrder]
     added_positions: Float[Tensor, "n d"] | None
     time_plan: TimePlan | None
     scan: ScanOrder | None = None
     modulation: Float[Tensor, "b m"] | None = None
+    registers: RegisterRows | None = None
 
-    def along(self, path: str, modulation: Float[Tensor, "b m"] | None = None) -> "SequenceContext":
+    def along(
+        self, path: str, modulation: Float[Tensor, "b m"] | None = None, registers: RegisterRows | None = None
+    ) -> "SequenceContext":
         """The context of a block that scans along `path`, if it scans at all.
 
         Blocks are given their order instead of looking it up, so that one compiled block serves all paths.
 
         Args:
             modulation: The block's modulation, if it is computed already.
+            registers: The block's projected registers, likewise.
         """
-        return replace(self, scan=self.scan_orders.get(path), modulation=modulation)
+        return replace(self, scan=self.scan_orders.get(path), modulation=modulation, registers=registers)
 
 
 def sequence_context(
@@ -64,7 +70,7 @@ def sequence_context(
         layout=layout,
         embedding=embedding,
         rotary=rotary,
-        visibility=sequence_visibility(layout, text_mask, config.temporal_causal_attention),
+        visibility=_visibility(config, layout, text_mask),
         scan_orders=scan_orders(
             config.scanned_paths,
             layout,
@@ -76,3 +82,10 @@ def sequence_context(
         added_positions=added,
         time_plan=time_plan(layout, device) if has_branch else None,
     )
+
+
+def _visibility(config: DenoiserConfig, layout: SequenceLayout, text_mask: Tensor) -> Visibility | None:
+    dual_attends = config.num_dual_layers > 0 and config.dual_mixer == "attention"
+    if not dual_attends and all(kind == "mm_dim" for kind in config.kinds):
+        return None
+    return sequence_visibility(layout, text_mask, config.temporal_causal_attention)

@@ -41,9 +41,12 @@ class FusedLinear(nn.Module):
         for linear, weight, bias in views:
             linear.weight.data, linear.bias.data = weight, bias
 
-    def forward(self, tokens: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
-        """Outputs of all maps side by side."""
-        return F.linear(tokens, self.weight, self.bias)
+    def forward(self, tokens: Float[Tensor, "... i"], end: int | None = None) -> Float[Tensor, "... o"]:
+        """Outputs of all maps side by side, or of those before `end`, counted as slices count."""
+        if end is None:
+            return F.linear(tokens, self.weight, self.bias)
+        rows = sum(self.sizes[:end])
+        return F.linear(tokens, self.weight[:rows], self.bias[:rows])
 
 
 class _Link(NamedTuple):
@@ -101,12 +104,12 @@ class SharesInput(nn.Module):
         """Whether the joint product is in use: never with gradients, which belong to the single maps."""
         return self.fused is not None and not torch.is_grad_enabled()
 
-    def project(self, tokens: Float[Tensor, "... i"]) -> tuple[Float[Tensor, "... o"], ...]:
-        """Output of each map, in order."""
+    def project(self, tokens: Float[Tensor, "... i"], end: int | None = None) -> tuple[Float[Tensor, "... o"], ...]:
+        """Output of each map, in order; of those before `end` only where it is given."""
         if self.fused is not None and not torch.is_grad_enabled():
-            parts: tuple[Tensor, ...] = self.fused(tokens).split(self.fused.sizes, dim=-1)
+            parts: tuple[Tensor, ...] = self.fused(tokens, end).split(self.fused.sizes[:end], dim=-1)
             return parts
-        return tuple(projection(tokens) for projection in self.shared_projections())
+        return tuple(projection(tokens) for projection in self.shared_projections()[:end])
 
 
 class FusesProjections(SharesInput):
@@ -120,8 +123,9 @@ class FusesProjections(SharesInput):
     def fuse_projections(self) -> None:
         """Merge linear maps of one input into one matrix product, for prediction.
 
-        Merged are the input projections and the feed-forward of a single-stream block; queries, keys and values
-        elsewhere; and the modulations of all blocks, which are then computed once per step. Parameters keep their
+        Merged are the input projections and the feed-forward of a single-stream block (in half precision on a GPU for
+        short sequences only: a product of its own can end in the GELU); queries, keys and values elsewhere; and the
+        modulations of all blocks, which are then computed once per step. Parameters keep their
         names, values and files, and take no more memory; calls with gradients use the single maps. Moving the network
         merges anew; adapters, quantisation and offloading by layers end it.
 

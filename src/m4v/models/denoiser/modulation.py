@@ -12,11 +12,22 @@ def modulate(
     """Layer norm without affine parameters (eps 1e-6), then `(1 + scale)` and shift.
 
     Half-precision tokens are normalised, scaled and shifted in float32 and rounded once, as the released Pyramid-Flow
-    does under autocast. Product and sum stay apart: a fused multiply-add rounds otherwise.
+    does under autocast. On the CPU product and sum stay apart: a fused multiply-add rounds otherwise.
     """
     wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     normed = F.layer_norm(wide, wide.shape[-1:], eps=1e-6)
+    if tokens.is_cuda:  # in one pass over memory
+        return torch.addcmul(shift, normed, 1 + scale).to(tokens.dtype)
     return (normed * (1 + scale) + shift).to(tokens.dtype)
+
+
+def add_gated(
+    tokens: Float[Tensor, "b n d"], gate: Float[Tensor, "b 1 d"], update: Float[Tensor, "b n d"]
+) -> Float[Tensor, "b n d"]:
+    """`tokens + gate * update`; on a GPU in one pass over memory, and rounded once."""
+    if tokens.is_cuda:
+        return torch.addcmul(tokens, gate, update)
+    return tokens + gate * update
 
 
 class Modulation(nn.Module):

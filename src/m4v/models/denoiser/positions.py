@@ -27,12 +27,14 @@ def token_positions(layout: SequenceLayout) -> Float[Tensor, "n 3"]:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # what prediction made must serve training too
 def layout_rotary(layout: SequenceLayout, axes_dims: tuple[int, ...], device: torch.device) -> RotaryTable:
     """Rotation table of all tokens of a layout, text first."""
     return rotary_table(token_positions(layout), axes_dims).to(device)
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def added_positions(layout: SequenceLayout, width: int, device: torch.device) -> Float[Tensor, "n d"]:
     """Sine and cosine waves of the three coordinates, to be added to tokens; text rows are zero.
 

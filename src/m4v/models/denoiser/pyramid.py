@@ -27,10 +27,12 @@ from m4v.models.denoiser.context import sequence_context
 from m4v.models.denoiser.embeddings import TimeTextEmbedding
 from m4v.models.denoiser.fused_projections import FusesProjections
 from m4v.models.denoiser.mixers.attention import AttentionMixer
+from m4v.models.denoiser.mixers.dual_mm_dim import DualMMDiMMixer
 from m4v.models.denoiser.mixers.mm_dim import MMDiMMixer
 from m4v.models.denoiser.mixers.parallel import ParallelMixer
 from m4v.models.denoiser.modulation import Modulation, modulate
 from m4v.models.denoiser.patches import patchify, unpatchify
+from m4v.models.denoiser.recomposition.registers import RegisterRows
 from m4v.models.denoiser.temporal_branch import TemporalBranch
 
 
@@ -151,14 +153,16 @@ class M4VTransformer3DModel(ReusesConditions, FusesProjections, ModelMixin, Conf
         text_tokens = self._recall("text", [text.tokens], lambda: self.text_embedder(text.tokens).clone())
         self.end_stale_fusion()
         modulations = self._modulations(embedding)
+        registers = self._registers(video_tokens)
         for layer, dual_block in enumerate(self.transformer_blocks):
-            own = context.along(config.scan_path(layer), modulations[layer])
+            own = context.along(config.scan_path(layer), modulations[layer], registers[layer])
             text_tokens, video_tokens = self._run(dual_block, text_tokens, video_tokens, own)
         # Views of one tensor, as single blocks return them: with the same strides everywhere each kind compiles once.
         sizes = [text_tokens.shape[1], video_tokens.shape[1]]
         text_tokens, video_tokens = torch.cat([text_tokens, video_tokens], dim=1).split(sizes, dim=1)
         for layer, single_block in enumerate(self.single_transformer_blocks):
-            own = context.along(config.scan_path(layer), modulations[config.num_dual_layers + layer])
+            number = config.num_dual_layers + layer
+            own = context.along(config.scan_path(layer), modulations[number], registers[number])
             text_tokens, video_tokens = self._run(single_block, text_tokens, video_tokens, own)
 
         noisy_tokens = video_tokens[:, layout.num_history_tokens :]
@@ -193,10 +197,30 @@ class M4VTransformer3DModel(ReusesConditions, FusesProjections, ModelMixin, Conf
         sizes = [12 * width] * num_dual + [3 * width] * num_single + [2 * width]
         return self.fused(F.silu(embedding)).split(sizes, dim=-1)
 
+    def _registers(self, tokens: Float[Tensor, "b n d"]) -> Sequence[RegisterRows | None]:
+        """Projected registers of every block, where a caller evaluates repeatedly: few rows that read all weights."""
+        blocks = [*self.transformer_blocks, *self.single_transformer_blocks]
+        if not self._recalls:
+            return [None] * len(blocks)
+        name = ("registers", tokens.dtype, tokens.device)
+        return self._recall(name, [], lambda: [_projected_registers(block, tokens) for block in blocks])
+
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(block, *inputs)
         return block(*inputs)
+
+
+def _projected_registers(block: nn.Module, tokens: Float[Tensor, "b n d"]) -> RegisterRows | None:
+    """None for blocks without a scan, and for those whose calls libraries replace, as offloading does to bring weights
+    when a block needs them, and takes them away after.
+    """
+    if any("forward" in module.__dict__ for module in block.modules()):
+        return None
+    for module in block.modules():
+        if isinstance(module, MMDiMMixer | DualMMDiMMixer):
+            return module.project_registers(tokens)
+    return None
 
 
 def sequence_layout(clips: Sequence[LevelClip], patch_size: int, num_text_tokens: int) -> SequenceLayout:

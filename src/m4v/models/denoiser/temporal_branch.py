@@ -19,10 +19,12 @@ from m4v.models.denoiser.context import SequenceContext
 from m4v.models.denoiser.fused_projections import SharesInput
 from m4v.models.denoiser.normalization import HeadNorm
 from m4v.models.denoiser.time_plan import TimePlan
-from m4v.ops.attention import attention
-from m4v.ops.cell_pooling import pool, spread
+from m4v.ops.cell_pooling.pooling import pool, spread
 from m4v.ops.rope import RotaryTable, apply_rotary
 from m4v.ops.ssd.reference import ssd
+from m4v.ops.time_attention import reference
+from m4v.ops.time_attention.dispatch import runs_kernels
+from m4v.ops.time_attention.interface import HeadNorms
 
 
 class BranchSizes(Protocol):
@@ -77,6 +79,7 @@ class TimeMixer(SharesInput):
             self.dt_bias = nn.Parameter(torch.full((heads,), -1.0))
 
     def shared_projections(self) -> tuple[nn.Linear, ...]:
+        """Queries, keys and values, which read the same cells."""
         return self.to_q, self.to_k, self.to_v
 
     def residual(
@@ -90,28 +93,56 @@ class TimeMixer(SharesInput):
             rotary: Rotations of queries and keys, one row per position of the time tokens; none on the pyramid base.
         """
         if plan.cells is None:
-            return self.gate * self._mix(modulated, plan, rotary)
+            return self._mix(modulated, plan, rotary)
         # The gate meets the cells, which are fewer than the tokens.
-        return spread(self.gate * self._mix(pool(modulated, plan.cells), plan, rotary), plan.cells)
+        return spread(self._mix(pool(modulated, plan.cells), plan, rotary), plan.cells)
 
     def _mix(self, cells: Float[Tensor, "b c d"], plan: TimePlan, rotary: RotaryTable | None) -> Float[Tensor, "b c d"]:
         times = plan.times.shape[0]
-        query, key, value = self._queries_keys_values(cells)
+        by_kernels = not self.uses_scan and runs_kernels(cells, times, self.head_dim)
+        if by_kernels and times == 1:
+            return self.gate * self.to_v(cells)  # a single time has nothing to choose from
+        mask = plan.causal_mask if self.causal else None
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in self._project(cells))
+        norms = self._head_norms() if by_kernels else None
+        if norms is None:
+            query, key = self._normalise(query, key)
         if rotary is not None:
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
-        query, key, value = (rearrange(t, "b (f s) g p -> b f g (s p)", f=times) for t in (query, key, value))
+        if by_kernels:
+            # Kernels are imported where they are used: Triton is optional.
+            from m4v.ops.time_attention import custom_op
+
+            return custom_op.time_attention(query, key, value, self.gate, times, mask, norms)
         if self.uses_scan:
-            wide = torch.promote_types(value.dtype, torch.float32)
-            step = F.softplus(self.dt_bias.to(wide)).expand(*value.shape[:3])
-            scale = query.shape[-1] ** -0.5
-            mixed = ssd(value, step, -torch.exp(self.A_log.to(wide)), key, query * scale).y
-        else:
-            mixed = attention(query, key, value, plan.causal_mask if self.causal else None)
+            return self.gate * self._scan(query, key, value, times)
+        return reference.time_attention(query, key, value, self.gate, times, mask)
+
+    def _project(self, cells: Float[Tensor, "b c d"]) -> tuple[Float[Tensor, "b c d"], ...]:
+        return self.project(cells)
+
+    def _normalise(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm_q(query), self.norm_k(key)
+
+    def _head_norms(self) -> HeadNorms | None:
+        """Norms that kernels may do; none where something has to happen around the modules (offloading)."""
+        if any(not isinstance(norm, HeadNorm) or is_watched(norm) for norm in (self.norm_q, self.norm_k)):
+            return None
+        assert isinstance(self.norm_q, HeadNorm)
+        assert isinstance(self.norm_k, HeadNorm)
+        return HeadNorms(self.norm_q.weight, self.norm_k.weight, self.norm_q.eps)
+
+    def _scan(self, query: Tensor, key: Tensor, value: Tensor, times: int) -> Float[Tensor, "b c d"]:
+        query, key, value = (rearrange(t, "b (f s) g p -> b f g (s p)", f=times) for t in (query, key, value))
+        wide = torch.promote_types(value.dtype, torch.float32)
+        step = F.softplus(self.dt_bias.to(wide)).expand(*value.shape[:3])
+        mixed = ssd(value, step, -torch.exp(self.A_log.to(wide)), key, query * query.shape[-1] ** -0.5).y
         return rearrange(mixed, "b f g (s p) -> b (f s) (g p)", p=self.head_dim)
 
-    def _queries_keys_values(self, cells: Tensor) -> tuple[Tensor, ...]:
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in self.project(cells))
-        return self.norm_q(query), self.norm_k(key), value
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether something has to happen around a call of a module, such as bringing its parameters."""
+    return "forward" in module.__dict__ or bool(module._forward_pre_hooks) or bool(module._forward_hooks)
 
 
 class TemporalBranch(TimeMixer):

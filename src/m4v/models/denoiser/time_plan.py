@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
-from m4v.ops.cell_pooling import CellIndex
+from m4v.ops.cell_pooling.pooling import CellIndex
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,15 @@ def _cell_index(members: list[np.ndarray], device: torch.device) -> CellIndex | 
         if part.shape[1] > 1:
             shared.append(np.tile(part, longest // part.shape[1]))
         at += len(part)
+    is_shared = sizes > 1
     return CellIndex(
         cell=torch.tensor(cell, device=device),
         first=torch.tensor(first, device=device),
-        shared=torch.tensor(np.flatnonzero(sizes > 1), device=device),
+        shared=torch.tensor(np.flatnonzero(is_shared), device=device),
         members=torch.tensor(np.concatenate(shared), device=device),
         share=torch.tensor(share, device=device),
+        sizes=torch.tensor(sizes, device=device),
+        line=torch.tensor(np.where(is_shared, is_shared.cumsum() - 1, 0), device=device),
     )
 
 

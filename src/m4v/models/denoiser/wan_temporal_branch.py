@@ -24,6 +24,8 @@ class WanTemporalBranch(TimeMixer):
         """What is to be added to the video tokens, from the block's modulated input."""
         return self.residual(modulated, context.time_plan, context.video_rotary)
 
-    def _queries_keys_values(self, cells: Tensor) -> tuple[Tensor, ...]:
-        parts = self.norm_q(self.to_q(cells)), self.norm_k(self.to_k(cells)), self.to_v(cells)
-        return tuple(part.unflatten(-1, (self.num_heads, -1)) for part in parts)
+    def _project(self, cells: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b n d"], ...]:
+        return self.norm_q(self.to_q(cells)), self.norm_k(self.to_k(cells)), self.to_v(cells)
+
+    def _normalise(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return query, key  # as projected, before they are split into heads

@@ -96,9 +96,11 @@ def recompose_strips(
 ) -> Iterator[Float[Tensor, "b strip d"]]:
     """Rows of `recompose`, `length` of them at a time.
 
-    Where nothing is differentiated or traced, each strip is read when it is asked for and the whole never exists.
+    On a processor, where nothing is differentiated or traced, each strip is read when it is asked for and the whole
+    never exists. On a device, finding the registers of a strip would make the host wait.
     """
-    if type(tokens) is not Tensor or tokens.is_meta or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    is_host = tokens.device.type == "cpu" and type(tokens) is Tensor
+    if not is_host or torch.is_grad_enabled() or torch.compiler.is_compiling():
         yield from recompose(tokens, registers, order).split(length, dim=1)
         return
     strips = order.index.split(length, dim=1)

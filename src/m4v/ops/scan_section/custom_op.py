@@ -47,9 +47,9 @@ def scan_section(
     cos, sin = order.rotary or (None, None)
     mixed, final_state, _ = _forward(
         rows,
-        register_rows,
+        register_rows.to(rows.dtype),
         dt,
-        register_dt,
+        register_dt.to(dt.dtype),
         *weights,
         initial_state,
         cos,

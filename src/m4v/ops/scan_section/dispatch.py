@@ -44,9 +44,9 @@ def scan_section(
     """Mix rows along a scan order; see `reference.scan_section` for the arguments.
 
     Raises:
-        UserError: if shapes do not fit together, or the backend asked for cannot run.
+        UserError: if shapes or devices do not fit together, or the backend asked for cannot run.
     """
-    _check_shapes(rows, register_rows, dt, register_dt, weights, order, initial_state)
+    _check_inputs(rows, register_rows, dt, register_dt, weights, order, initial_state)
     head_dim = weights.norm_weight.shape[1]
     state_dim = rows.shape[2] // (2 * weights.norm_weight.shape[0]) - head_dim
     arguments = (rows, register_rows, dt, register_dt, weights, order, options, initial_state)
@@ -83,9 +83,8 @@ def _choose(
     if obstacle is None and (asked == "triton" or device.type == "cuda"):
         return "triton"
     if asked == "triton":
-        raise UserError(
-            f"The Triton scan was asked for, but {obstacle}. Unset {ENVIRONMENT} or set it to auto to use plain torch."
-        )
+        remedy = f"Unset {ENVIRONMENT} or set it to auto" if backend == "auto" else "Leave the backend to auto"
+        raise UserError(f"The Triton scan was asked for, but {obstacle}. {remedy} to use plain torch.")
     if device.type == "cuda":
         logger.warning("The scan runs in plain torch, because %s.", obstacle)
     return "reference"
@@ -140,7 +139,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_shapes(
+def _check_inputs(
     rows: Tensor,
     register_rows: Tensor,
     dt: Tensor,
@@ -172,6 +171,8 @@ def _check_shapes(
     ]
     if weights.conv_weight is not None:
         expected.append(("conv_weight", weights.conv_weight, (channels, weights.conv_weight.shape[1])))
+    if order.kernel_index is not None:
+        expected.append(("kernel_index", order.kernel_index.source, (batch, scan)))
     if order.rotary is not None:
         expected.append(("rotary", order.rotary.cos, (scan, state_dim // 2)))
     pairs = (("conv_weight", "conv_bias"), ("norm_b", "norm_c"))
@@ -183,4 +184,14 @@ def _check_shapes(
             raise UserError(
                 f"{name} of the scan section has shape {tuple(value.shape)}; expected {shape}, from rows of shape "
                 f"{tuple(rows.shape)} with {num_heads} heads of width {head_dim}."
+            )
+    if order.rows.register_levels.shape[0] and not register_rows.shape[0]:
+        raise UserError(
+            f"The scan order has {order.rows.register_levels.shape[0]} registers, but register_rows has no rows; expected "
+            "one row per kind. Build the order with registers=False for a mixer without registers."
+        )
+    for name, value in (("register_rows", register_rows), ("A_log", weights.A_log), ("is_real", order.is_real)):
+        if value.device != rows.device:
+            raise UserError(
+                f"{name} of the scan section is on {value.device}, rows are on {rows.device}; move them to one device."
             )

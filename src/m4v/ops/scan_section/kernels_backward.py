@@ -19,10 +19,10 @@ from m4v.ops.scan_section.kernel_parts import (
     load_tokens,
     pair_decays,
     product,
+    sigmoid,
     store_rows,
     store_tile,
 )
-from m4v.ops.scan_section.kernels_prepare_backward import sigmoid
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_rows", "num_copies", "num_side", "blocks"])

@@ -10,7 +10,7 @@ any is used, and nothing is stored before all are computed, because no load may 
 import triton
 import triton.language as tl
 
-from m4v.ops.scan_section.kernel_parts import gather_rows, read_code, silu, softplus
+from m4v.ops.scan_section.kernel_parts import gather_rows, read_code, rotate, silu, softplus
 
 
 @triton.jit
@@ -94,8 +94,7 @@ def _walk(
                 mask = start + u + 0 * pair < end
                 cos = tl.load(cos_ptr + (u * (WIDTH // 2) + pair), mask=mask, other=0.0)[None, :]
                 sin = tl.load(sin_ptr + (u * (WIDTH // 2) + pair), mask=mask, other=0.0)[None, :]
-                even, odd = tl.split(tl.reshape(value, (HEADS, WIDTH // 2, 2)))
-                value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, WIDTH))
+                value = rotate(value, cos, sin, HEADS, WIDTH)
             done = done + (value.to(out_ptr.dtype.element_ty),)
         for u in tl.static_range(UNROLL):
             tl.store(out + u * WIDTH, done[u], mask=is_head & (start + u + 0 * offsets < end))
@@ -145,7 +144,7 @@ def prepare_kernel(
         dt_raw_ptr += batch * dt_batch_stride
         for first in range(0, end - begin, 16):
             position = begin + first + tl.arange(0, 16)
-            row, is_real, _ = read_code(source_ptr, position, num_tokens)
+            row, is_real = read_code(source_ptr, position, num_tokens)
             raw = gather_rows(
                 dt_raw_ptr, register_dt_ptr, row, is_real, num_rows, dt_row_stride, register_dt_stride,
                 tl.minimum(head, num_heads - 1), HAS_REGISTERS,

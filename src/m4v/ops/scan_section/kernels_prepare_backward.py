@@ -13,14 +13,7 @@ registers) go to `side_ptr`, one fp32 row per occurrence, and are summed after.
 import triton
 import triton.language as tl
 
-from m4v.ops.scan_section.kernel_parts import gather_rows, rotate, store_rows
-
-
-@triton.jit
-def sigmoid(v):
-    """1 / (1 + e^-v), the reciprocal as the inverse root of the square: fewer instructions than a division."""
-    u = 1.0 + tl.exp2(tl.minimum(v * -1.4426950408889634, 60.0))
-    return tl.rsqrt(u * u)
+from m4v.ops.scan_section.kernel_parts import gather_rows, rotate, sigmoid, store_rows
 
 
 @triton.jit
@@ -59,14 +52,19 @@ def _load_gradient(
 
 
 @triton.jit
-def _load_slot(source_ptr, destination_ptr, position, first, num_tokens, CONV: tl.constexpr):
-    """Slot of a position, none before the stream; and 0 where a convolution zeroed padding, else 1."""
-    mask = (position >= first) & (position < num_tokens)
-    slot = tl.load(destination_ptr + position, mask=mask, other=-1)
+def _load_slot(destination_ptr, position, first, num_tokens):
+    """Slot of a position; none before the stream."""
+    return tl.load(destination_ptr + position, mask=(position >= first) & (position < num_tokens), other=-1)
+
+
+@triton.jit
+def _store_gradient(
+    direct_ptr, side_ptr, value, code, slot, num_rows, num_copies, row_width, WIDTH: tl.constexpr, CONV: tl.constexpr
+):
+    """Gradient of a row; none where a convolution zeroed padding."""
     if CONV:
-        return slot, (tl.load(source_ptr + position, mask=mask, other=-1) >= 0).to(tl.float32)
-    else:
-        return slot, mask.to(tl.float32)
+        value = tl.where((code >= 0)[:, None], value, 0.0)
+    store_rows(direct_ptr, side_ptr, value, slot, tl.arange(0, WIDTH), row_width, num_rows, num_copies)
 
 
 @triton.jit
@@ -112,6 +110,7 @@ def _rows_backward(
     """
     CONV: tl.constexpr = CONV_WIDTH > 0
     USES_ROWS: tl.constexpr = CONV or SILU or NORM
+    NEXT: tl.constexpr = GROUP if GROUP > HALO else HALO  # codes ahead of their rows: a group, and what the end needs
     channel = tl.arange(0, WIDTH)
     conv_channel = conv_first + channel
     first = begin + tl.arange(0, STREAMS) * steps
@@ -133,40 +132,36 @@ def _rows_backward(
 
     earlier = ()  # rows at the HALO positions before
     known = ()  # gradients of the convolution's outputs at the HALO positions before, last first
+    codes = ()  # of the HALO positions before, and of those whose rows come next
     for tap in tl.static_range(HALO):
         position = first - HALO + tap
+        codes = codes + (_load_code(source_ptr, position, num_tokens),)
         row = _load_row(
-            rows_ptr, register_ptr, _load_code(source_ptr, position, num_tokens), position, num_tokens, num_rows,
-            row_stride, register_stride, WIDTH, CONV, HAS_REGISTERS,
+            rows_ptr, register_ptr, codes[tap], position, num_tokens, num_rows, row_stride, register_stride, WIDTH,
+            CONV, HAS_REGISTERS,
         )  # fmt: skip
         earlier = earlier + (row,)
         known = known + (zero,)
-    codes = ()
-    for member in tl.static_range(GROUP):
+    for member in tl.static_range(NEXT):
         codes = codes + (_load_code(source_ptr, first + member, num_tokens),)
 
     for group in range(steps // GROUP):
         rows = ()
         grads = ()
         slots = ()
-        kept = ()
-        following = ()
         # All loads before the first store, because none may be moved across it; codes one group ahead of their rows.
         for member in tl.static_range(GROUP):
             position = first + group * GROUP + member
             if USES_ROWS:
                 row = _load_row(
-                    rows_ptr, register_ptr, codes[member], position, num_tokens, num_rows, row_stride, register_stride,
+                    rows_ptr, register_ptr, codes[HALO + member], position, num_tokens, num_rows, row_stride, register_stride,
                     WIDTH, CONV, HAS_REGISTERS,
                 )  # fmt: skip
                 rows = rows + (row,)
             grad = _load_gradient(grad_ptr, cos_ptr, sin_ptr, position, num_tokens, STREAMS, WIDTH, ROTARY)
-            slot, keep = _load_slot(source_ptr, destination_ptr, position - HALO, first, num_tokens, CONV)
             grads = grads + (grad,)
-            slots = slots + (slot,)
-            kept = kept + (keep,)
-            following = following + (_load_code(source_ptr, position + GROUP, num_tokens),)
-        codes = following
+            slots = slots + (_load_slot(destination_ptr, position - HALO, first, num_tokens),)
+            codes = codes + (_load_code(source_ptr, position + NEXT, num_tokens),)
         for member in tl.static_range(GROUP):
             grad = grads[member]
             if CONV:
@@ -184,34 +179,36 @@ def _rows_backward(
                 for tap in tl.static_range(CONV_WIDTH):
                     sums = sums + (weight_grads[tap] + grad * earlier[tap],)
                 weight_grads = sums
-                value = _weighted(weights, known, zero, CONV_WIDTH) * kept[member][:, None]
+                value = _weighted(weights, known, zero, CONV_WIDTH)
                 earlier = earlier[1:]
                 known = known[:HALO]
-            store_rows(direct_ptr, side_ptr, value, slots[member], channel, row_width, num_rows, num_copies)
+            _store_gradient(
+                direct_ptr, side_ptr, value, codes[member], slots[member], num_rows, num_copies, row_width, WIDTH, CONV
+            )
+        codes = codes[GROUP:]
 
     # Gradients beyond the stream, for the transposed convolution alone: another stream sums them.
     rows = ()
     grads = ()
     slots = ()
-    kept = ()
     for member in tl.static_range(HALO):
         position = first + steps + member
         row = _load_row(
-            rows_ptr, register_ptr, _load_code(source_ptr, position, num_tokens), position, num_tokens, num_rows,
-            row_stride, register_stride, WIDTH, CONV, HAS_REGISTERS,
+            rows_ptr, register_ptr, codes[HALO + member], position, num_tokens, num_rows, row_stride, register_stride,
+            WIDTH, CONV, HAS_REGISTERS,
         )  # fmt: skip
-        slot, keep = _load_slot(source_ptr, destination_ptr, position - HALO, first, num_tokens, CONV)
         rows = rows + (row,)
         grads = grads + (_load_gradient(grad_ptr, cos_ptr, sin_ptr, position, num_tokens, STREAMS, WIDTH, ROTARY),)
-        slots = slots + (slot,)
-        kept = kept + (keep,)
+        slots = slots + (_load_slot(destination_ptr, position - HALO, first, num_tokens),)
     for member in tl.static_range(HALO):
         earlier = earlier + (rows[member],)
         before = _weighted(weights, earlier, bias, CONV_WIDTH)
         grad, _ = _activation_backward(grads[member], before, norm, eps, WIDTH, SILU, NORM)
         known = (grad,) + known
-        value = _weighted(weights, known, zero, CONV_WIDTH) * kept[member][:, None]
-        store_rows(direct_ptr, side_ptr, value, slots[member], channel, row_width, num_rows, num_copies)
+        value = _weighted(weights, known, zero, CONV_WIDTH)
+        _store_gradient(
+            direct_ptr, side_ptr, value, codes[member], slots[member], num_rows, num_copies, row_width, WIDTH, CONV
+        )
         earlier = earlier[1:]
         known = known[:HALO]
 

@@ -35,7 +35,6 @@ class Tiling(NamedTuple):
 
     Attributes:
         chunk: Tokens per set of matrix products.
-        block: Tokens of programs that treat tokens one by one.
         warps: Of programs with matrix products; with more than four, tiles of 64 tokens would be computed twice.
         scan_stages: Chunks in flight in the forward kernels.
         sweep_stages: The same in the backward kernels, which hold one operand more.
@@ -44,7 +43,6 @@ class Tiling(NamedTuple):
     """
 
     chunk: int
-    block: int
     warps: int
     scan_stages: int
     sweep_stages: int
@@ -57,12 +55,12 @@ def tiling(head_dim: int, state_dim: int, dtype: torch.dtype) -> Tiling:
     """Choose shapes for a head width, state width and dtype; never for a length."""
     wide = max(head_dim, state_dim) > 64
     if INTERPRETED:  # which takes its time per program, not per token
-        return Tiling(chunk=32, block=32, warps=4, scan_stages=1, sweep_stages=1)
+        return Tiling(chunk=32, warps=4, scan_stages=1, sweep_stages=1)
     if dtype == torch.float32:
-        return Tiling(chunk=16 if wide else 32, block=16, warps=8, scan_stages=1, sweep_stages=1)
+        return Tiling(chunk=16 if wide else 32, warps=8, scan_stages=1, sweep_stages=1)
     if wide:
-        return Tiling(chunk=32, block=16, warps=8, scan_stages=2, sweep_stages=1)
-    return Tiling(chunk=64, block=64, warps=4, scan_stages=2, sweep_stages=3, gated_stages=3, descriptors=True)
+        return Tiling(chunk=32, warps=8, scan_stages=2, sweep_stages=1)
+    return Tiling(chunk=64, warps=4, scan_stages=2, sweep_stages=3, gated_stages=3, descriptors=True)
 
 
 class SectionInputs(NamedTuple):
@@ -140,7 +138,7 @@ class SectionInputs(NamedTuple):
 
     def normalised(self) -> "SectionInputs":
         """The same with channels adjacent in memory, as kernels read them."""
-        assert self.segment_tokens % self.tiling.chunk == self.segment_tokens % self.tiling.block == 0
+        assert self.segment_tokens % self.tiling.chunk == 0
         # Rows may be a slice of a wider projection: only their channels have to be adjacent.
         changed = {
             name: _adjacent(value) if name in _STRIDED else value.contiguous()

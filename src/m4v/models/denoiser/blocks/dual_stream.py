@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from m4v.models.denoiser.blocks.feed_forward import FeedForward
 from m4v.models.denoiser.context import SequenceContext
-from m4v.models.denoiser.modulation import Modulation, modulate
+from m4v.models.denoiser.modulation import Modulation, add_gated, modulate
 
 
 class Stream(nn.Module):
@@ -22,8 +22,8 @@ class Stream(nn.Module):
         """
         _, _, gate_mixer, shift, scale, gate = modulation
         # Contiguous, because the library adds the bias of other inputs in a step, and a rounding, of its own.
-        tokens = tokens + gate_mixer * self.to_out(mixed.contiguous())
-        return tokens + gate * self.feed_forward(modulate(tokens, shift, scale))
+        tokens = add_gated(tokens, gate_mixer, self.to_out(mixed.contiguous()))
+        return add_gated(tokens, gate, self.feed_forward(modulate(tokens, shift, scale)))
 
 
 class DualStreamBlock(nn.Module):

@@ -31,6 +31,7 @@ class _AttentionStream(Stream, SharesInput):
         self.feed_forward = FeedForward(width, config.mlp_ratio)
 
     def shared_projections(self) -> tuple[nn.Linear, ...]:
+        """Queries, keys and values."""
         return self.to_q, self.to_k, self.to_v
 
     def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +66,7 @@ class MMDiTBlock(DualStreamBlock):
         video = self.video.queries_keys_values(modulate(hidden_states, *video_modulation[:2]))
         query, key, value = (torch.cat(pair, dim=1) for pair in zip(text, video, strict=True))
         query, key = apply_rotary(query, context.rotary), apply_rotary(key, context.rotary)
+        assert context.visibility is not None
         mixed = context.visibility.attend(query, key, value).flatten(2)
         text_mixed, video_mixed = mixed.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return (

@@ -25,6 +25,7 @@ class AttentionMixer(SharesInput):
         self.norm_k = HeadNorm(config.attention_head_dim)
 
     def shared_projections(self) -> tuple[nn.Linear, ...]:
+        """Queries, keys and values."""
         return self.to_q, self.to_k, self.to_v
 
     def forward(
@@ -35,4 +36,5 @@ class AttentionMixer(SharesInput):
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in parts)
         query = apply_rotary(self.norm_q(query), context.rotary)
         key = apply_rotary(self.norm_k(key), context.rotary)
+        assert context.visibility is not None
         return context.visibility.attend(query, key, value).flatten(2)

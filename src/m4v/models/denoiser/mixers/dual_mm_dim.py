@@ -11,7 +11,7 @@ from m4v.models.denoiser.context import SequenceContext
 from m4v.models.denoiser.fused_projections import is_plain
 from m4v.models.denoiser.mixers.scan import SelectiveScan
 from m4v.models.denoiser.mixers.step_projection import StepProjection
-from m4v.models.denoiser.recomposition.registers import FrameRegisters
+from m4v.models.denoiser.recomposition.registers import FrameRegisters, RegisterRows
 
 
 class _Projections(nn.Module):
@@ -51,17 +51,22 @@ class DualMMDiMMixer(SelectiveScan):
                 for stream, waves in zip((text, video), context.added_positions.tensor_split([num_text]), strict=True)
             )
         assert context.scan is not None
-        registers = video.new_empty(0, video.shape[-1])
-        if self.registers is not None:
-            registers = self.registers().to(video.dtype)
+        registers = self.project_registers(video) if context.registers is None else context.registers
         mixed = self.mix(
             project_streams((text, video), (self.text.in_proj, self.video.in_proj)),
-            self.video.in_proj(registers),
+            registers.rows,
             torch.cat([self.text.dt_proj(text), self.video.dt_proj(video)], dim=1),
-            self.video.dt_proj(registers),
+            registers.dt,
             context.scan,
         )
         return mixed[:, :num_text], mixed[:, num_text:]
+
+    def project_registers(self, like: Float[Tensor, "b n d"]) -> RegisterRows:
+        """Registers through the projections of video, in the format of tokens; no rows if there are none."""
+        registers = like.new_empty(0, like.shape[-1])
+        if self.registers is not None:
+            registers = self.registers().to(like.dtype)
+        return RegisterRows(self.video.in_proj(registers), self.video.dt_proj(registers))
 
 
 def project_streams(

@@ -14,7 +14,7 @@ from m4v.models.denoiser.config import DenoiserConfig
 from m4v.models.denoiser.context import SequenceContext
 from m4v.models.denoiser.mixers.scan import SelectiveScan
 from m4v.models.denoiser.mixers.step_projection import StepProjection
-from m4v.models.denoiser.recomposition.registers import FrameRegisters
+from m4v.models.denoiser.recomposition.registers import FrameRegisters, RegisterRows
 
 
 class MMDiMMixer(SelectiveScan):
@@ -43,8 +43,13 @@ class MMDiMMixer(SelectiveScan):
         if context.added_positions is not None:
             tokens = tokens + context.added_positions.to(tokens.dtype)
         assert context.scan is not None
-        registers = tokens.new_empty(0, tokens.shape[-1])
-        if self.registers is not None:
-            registers = self.registers().to(tokens.dtype)
+        registers = self.project_registers(tokens) if context.registers is None else context.registers
         rows = self.in_proj(tokens) if projected is None else projected[0]
-        return self.mix(rows, self.in_proj(registers), self.dt_proj(tokens), self.dt_proj(registers), context.scan)
+        return self.mix(rows, registers.rows, self.dt_proj(tokens), registers.dt, context.scan)
+
+    def project_registers(self, like: Float[Tensor, "b n d"]) -> RegisterRows:
+        """Registers through the projections, in the format of tokens; no rows if there are none."""
+        registers = like.new_empty(0, like.shape[-1])
+        if self.registers is not None:
+            registers = self.registers().to(like.dtype)
+        return RegisterRows(self.in_proj(registers), self.dt_proj(registers))

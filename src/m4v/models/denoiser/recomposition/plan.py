@@ -115,7 +115,8 @@ class BoundPlan:
         return padded.select(self.plan.index.clamp(max=table.cos.shape[0]))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # a plan that prediction made must serve training too
 def recomposition_plan(
     layout: SequenceLayout, path: str, config: RecompositionConfig, device: torch.device, num_register_kinds: int
 ) -> RecompositionPlan:

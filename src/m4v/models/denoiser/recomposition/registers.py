@@ -1,8 +1,22 @@
 """Per-frame registers: learned rows that tell the scan where a frame begins and how large it is (Sec. 3.3)."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+class RegisterRows(NamedTuple):
+    """Registers as a scan takes them. They know neither timestep nor prompt, so they hold for a whole video.
+
+    Attributes:
+        rows: Through the projection of tokens.
+        dt: Their step sizes, before bias and softplus.
+    """
+
+    rows: Float[Tensor, "k f"]
+    dt: Float[Tensor, "k g"]
 
 
 class FrameRegisters(nn.Module):
