@@ -89,9 +89,9 @@ class Asked:
 
 
 @pytest.mark.parametrize("build", [debug_pipeline, wan_pipeline], ids=["pyramid", "wan"])
-def test_both_pipelines_fuse_then_compile_whole_and_for_all_sizes(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_pipelines_fuse_then_compile_for_all_sizes(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = build()
     asked = Asked(monkeypatch, pipeline.transformer)
     pipeline.compile_denoiser()
-    assert asked.calls == [("fuse_projections", {}), ("compile_repeated_blocks", {"dynamic": True, "fullgraph": True})]
+    assert asked.calls == [("fuse_projections", {}), ("compile_repeated_blocks", {"dynamic": True})]
     assert torch._dynamo.config.recompile_limit >= 12

@@ -243,7 +243,8 @@ class FlowStageRun(StageRun):
         self.prompts = self.bench.config.samples.prompts or self.bench.some_captions(_NUM_CAPTION_PROMPTS)
         self.bank = self.bench.bank()
         if self.bench.config.compile_blocks:
-            self.bench.networks.transformer.compile_repeated_blocks(dynamic=True)
+            network: Any = self.bench.networks.transformer
+            network.compile_repeated_blocks(dynamic=True)
 
     def make_objective(self, use_bf16: bool) -> Objective:
         """Match flows on the bank."""

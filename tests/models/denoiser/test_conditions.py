@@ -154,6 +154,25 @@ def test_wan_recalls_both_guidance_branches_and_gives_the_same_bits(wan: WanM4VT
     assert count.calls == 2 + 1 + len(again)
 
 
+@torch.no_grad()
+def test_another_size_of_a_wan_clip_is_another_condition(wan: WanM4VTransformer3DModel) -> None:
+    large, small = inputs(), inputs(size=(2, 4, 4))
+    calls = [large, large | {"hidden_states": small["hidden_states"]}]
+    plain = [velocity(wan, call) for call in calls]
+    with wan.reusing_conditions():
+        assert all(torch.equal(velocity(wan, call), expected) for call, expected in zip(calls, plain, strict=True))
+
+
+@torch.no_grad()
+def test_another_mask_of_the_same_wan_prompts_is_another_condition(wan: WanM4VTransformer3DModel) -> None:
+    masks = [torch.arange(6) < torch.tensor([[length], [6]]) for length in (6, 2)]
+    calls = [call | {"encoder_attention_mask": mask} for call in [inputs(lengths=(6, 6))] for mask in masks]
+    plain = [velocity(wan, call) for call in calls]
+    assert not torch.equal(*plain)
+    with wan.reusing_conditions():
+        assert all(torch.equal(velocity(wan, call), expected) for call, expected in zip(calls, plain, strict=True))
+
+
 def test_a_network_without_scopes_is_called_as_it_is() -> None:
     def double(frames: list[LevelClip], timesteps: Tensor, text: TextConditioning) -> Tensor:
         return frames[-1].latents * 2

@@ -74,7 +74,7 @@ sys.stdout.write(choose_backend(torch.device("cpu"), torch.float32, 64, 64))
 
 
 def test_a_forced_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="the device is cpu.*Leave the backend to auto"):
+    with pytest.raises(UserError, match=r"the device is cpu.*Leave the backend to auto"):
         dispatch.choose_backend(CPU, torch.float32, 64, 64, "triton")
     monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", "triton")
     with pytest.raises(UserError, match="M4V_SCAN_BACKEND"):

@@ -1,4 +1,4 @@
-"""Every kernel compiles for sm_90 without a GPU, with matrix units used; half precision in registers and half the memory."""
+"""Every kernel compiles for sm_90 without a GPU, with matrix units used; in half precision, in registers."""
 
 import json
 import os

@@ -185,10 +185,11 @@ def _check_inputs(
                 f"{name} of the scan section has shape {tuple(value.shape)}; expected {shape}, from rows of shape "
                 f"{tuple(rows.shape)} with {num_heads} heads of width {head_dim}."
             )
-    if order.rows.register_levels.shape[0] and not register_rows.shape[0]:
+    num_registers = order.rows.register_levels.shape[0]
+    if num_registers and not register_rows.shape[0]:
         raise UserError(
-            f"The scan order has {order.rows.register_levels.shape[0]} registers, but register_rows has no rows; expected "
-            "one row per kind. Build the order with registers=False for a mixer without registers."
+            f"The scan order has {num_registers} registers, but register_rows has no rows; expected one row per kind. "
+            "Build the order with registers=False for a mixer without registers."
         )
     for name, value in (("register_rows", register_rows), ("A_log", weights.A_log), ("is_real", order.is_real)):
         if value.device != rows.device:

@@ -110,7 +110,8 @@ def _rows_backward(
     """
     CONV: tl.constexpr = CONV_WIDTH > 0
     USES_ROWS: tl.constexpr = CONV or SILU or NORM
-    NEXT: tl.constexpr = GROUP if GROUP > HALO else HALO  # codes ahead of their rows: a group, and what the end needs
+    # Codes that are known before their rows are asked for: those of a group, and all that the end of a stream needs.
+    NEXT: tl.constexpr = GROUP if GROUP > HALO else HALO
     channel = tl.arange(0, WIDTH)
     conv_channel = conv_first + channel
     first = begin + tl.arange(0, STREAMS) * steps
@@ -154,8 +155,8 @@ def _rows_backward(
             position = first + group * GROUP + member
             if USES_ROWS:
                 row = _load_row(
-                    rows_ptr, register_ptr, codes[HALO + member], position, num_tokens, num_rows, row_stride, register_stride,
-                    WIDTH, CONV, HAS_REGISTERS,
+                    rows_ptr, register_ptr, codes[HALO + member], position, num_tokens, num_rows, row_stride,
+                    register_stride, WIDTH, CONV, HAS_REGISTERS,
                 )  # fmt: skip
                 rows = rows + (row,)
             grad = _load_gradient(grad_ptr, cos_ptr, sin_ptr, position, num_tokens, STREAMS, WIDTH, ROTARY)
