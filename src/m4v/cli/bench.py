@@ -37,6 +37,7 @@ class BenchArguments:
         brief: Measure only what the aims need, all in about seven minutes; networks that parts share are made once.
         seconds: Time of each part, by default 510; of everything together with --brief, by default 400. What does not
             fit is left out, and named.
+        compile: Generate whole videos with compiled networks; --no-compile takes them as m4v generate does by default.
         mamba_ssm: Folder with mamba-ssm's source, whose Triton files are compared with. Default: the installed package.
         json: File for the measurements, or - for standard output; parts that are there already are kept.
             Default: bench-DEVICE.json in --out.
@@ -52,6 +53,7 @@ class BenchArguments:
     size: Literal["auto", "paper", "laptop", "tiny"] = "auto"
     brief: bool = False
     seconds: float | None = None
+    compile: bool = True
     mamba_ssm: Path | None = None
     json: str | None = None
     out: Path | None = None
@@ -118,7 +120,13 @@ def _options(arguments: BenchArguments, device: "torch.device") -> BenchOptions:
         raise UserError("--size paper needs a CUDA GPU; use laptop, or tiny for a rehearsal.")
     default = BRIEF_SECONDS if arguments.brief else PART_SECONDS
     seconds = default if arguments.seconds is None else arguments.seconds
-    return BenchOptions(size=size, seconds=seconds, is_brief=arguments.brief, mamba_ssm=arguments.mamba_ssm)
+    return BenchOptions(
+        size=size,
+        seconds=seconds,
+        is_brief=arguments.brief,
+        compiles=arguments.compile,
+        mamba_ssm=arguments.mamba_ssm,
+    )
 
 
 def _duration(options: BenchOptions, num_parts: int) -> str:

@@ -96,7 +96,7 @@ def measure(session: Session) -> PartReport:
         session.say(f"generate: making {name} ({session.budget.spent:.0f} s)")
         with session.clock().reporting(problems, name):
             network = build_network(variant(plan.setup.config, name), session.device, session.dtype)
-            if session.device.type == "cuda":
+            if session.device.type == "cuda" and session.options.compiles:
                 obstacle = compiled_or_eager(network, plan.setup.evaluation(network, 0, 0, None))
                 report.notes += [] if obstacle is None else [f"{name} is not compiled: {obstacle}"]
             networks[name] = network
@@ -104,7 +104,7 @@ def measure(session: Session) -> PartReport:
         _fixed_window(session, report, plan, networks["m4v"], plan.long_ratio)
     costs, least = _evaluations(session, report, plan, networks, problems)
     for frames, num_units in plan.frames.items():
-        report.add(_video_row(plan, frames, num_units, costs, least, problems))
+        report.add(_video_row(session, plan, frames, num_units, costs, least, problems))
     _full_runs(session, report, plan, networks, costs)
     if session.options.size == "laptop":
         _default_clip(session, report)
@@ -185,6 +185,7 @@ def _evaluation_row(
         "unit": unit,
         "level": level,
         "length": layout.num_text_tokens + layout.num_video_tokens,
+        "compiled": _is_compiled(session),
         "dtype": str(setup.dtype).removeprefix("torch."),
         "device": setup.device.type,
     }
@@ -231,7 +232,12 @@ def video_seconds(costs: Mapping[tuple[int, int], float], settings: LoopSettings
     return total / 1e3
 
 
+def _is_compiled(session: Session) -> bool:
+    return session.device.type == "cuda" and session.options.compiles
+
+
 def _video_row(
+    session: Session,
     plan: Plan,
     frames: int,
     num_units: int,
@@ -256,6 +262,7 @@ def _video_row(
         "kind": "video",
         "frames": frames,
         "units": num_units,
+        "compiled": _is_compiled(session),
         "dtype": str(plan.setup.dtype).removeprefix("torch."),
         "device": plan.setup.device.type,
     }
