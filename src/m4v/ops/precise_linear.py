@@ -37,14 +37,13 @@ class _SplitLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        # In fp32, tokens too: products of halves save less here, where their operands are transposed and narrow.
         (grad,), (tokens, weight) = grads, ctx.saved_tensors
-        high, low = _halves(grad)
         tokens_grad = weight_grad = None
         if ctx.needs_input_grad[0]:
-            weight_high, weight_low = _halves(weight)
-            tokens_grad = torch.cat([high, low, high], dim=1) @ torch.cat([weight_high, weight_high, weight_low])
+            tokens_grad = (grad @ weight).to(tokens.dtype)
         if ctx.needs_input_grad[1]:
-            weight_grad = torch.add(*_product(torch.cat([high, low], dim=1).T, tokens).chunk(2))
+            weight_grad = grad.T @ tokens.to(grad.dtype)
         return tokens_grad, weight_grad, grad.sum(0)
 
 

@@ -1,8 +1,15 @@
 """The networks on a CUDA device: equal to diffusers there too, and to themselves on the CPU up to rounding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from m4v.analysis.bench.networks import build_network, pyramid_call
+from m4v.analysis.bench.variants import variant
+from m4v.analysis.tokens import unit_layout
+from m4v.core.shapes import LatentShape
+from m4v.models.denoiser.config import PRESETS
 from tests.assertions import assert_relative_close
 from tests.models.denoiser.builders import history_and_noisy, prompts, random_model, times
 from tests.models.denoiser.wan_builders import (
@@ -45,3 +52,16 @@ def test_the_pyramid_network_equals_itself_on_the_cpu(plan: str) -> None:
         there = [type(clip)(clip.latents.cuda(), clip.level) for clip in clips]
         found = model.cuda()(there, times().cuda(), text.to("cuda"))
     assert_relative_close(found.cpu(), expected, 1e-4)  # the timestep's waves are float32 on both
+
+
+@pytest.mark.parametrize("name", ["attention", "m4v", "dual_mamba"])
+def test_a_training_step_of_the_longest_sequence_of_768p(name: str) -> None:
+    base = replace(PRESETS["pyramid-2b"], num_dual_layers=1, num_single_layers=1)
+    layout = unit_layout(base, LatentShape(num_units=31, height=96, width=160), 30, 2, 128)
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    network = build_network(variant(base, name), device, dtype).train()
+    call = pyramid_call(base, layout, batch_size=1, dtype=dtype, device=device)
+    network(*call.arguments).float().square().mean().backward()
+    torch.cuda.synchronize()
+    grads = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert all(grad is not None and bool(grad.isfinite().all()) for grad in grads.values())

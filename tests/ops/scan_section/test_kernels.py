@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from m4v.ops.scan_section import custom_op, launch, reference
 from m4v.ops.scan_section.interface import SectionOutput
 from tests.assertions import assert_relative_close, nan_poisoned_memory
+from tests.ops.kernel_bounds import kernel_bounds
 from tests.ops.scan_section.cases import Case, cotangents, leaves, split
 
 TOLERANCE = 1e-5
@@ -72,7 +73,8 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_outputs_and_gradients_equal_the_definition(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    _check(case, monkeypatch)
+    with kernel_bounds():
+        _check(case, monkeypatch)
 
 
 @pytest.mark.parametrize("path", "bcdefgh")
