@@ -60,6 +60,7 @@ class VideoSetup:
         cells = MAX_GRAPH_TOKENS * self.config.patch_size**2
         return GraphReplay(network, CudaRecorder(self.device), max_cells=cells)
 
+    @torch.no_grad()  # nothing is recorded where gradients are
     def evaluation(self, network: Any, unit: int, level: int, graphs: GraphReplay | None) -> Callable[[], Tensor]:
         """One evaluation with guidance, called as the loop calls it at every step of a level."""
         layout = unit_layout(
