@@ -63,7 +63,7 @@ def run_parts(
     spent = dict.fromkeys(parts, 0.0)
     networks: dict[str, Any] = {}
     stages = [(part, "measure") for part in parts]
-    if options.is_brief and "mixer" in parts:
+    if options.is_brief and "mixer" in parts and options.size != "laptop":
         stages.append(("mixer", "measure_last"))
     for number, (part, step) in enumerate(stages):
         seconds = _seconds(options, [name for name, _ in stages[number:]], begin)
