@@ -3,6 +3,7 @@
 import pytest
 
 from m4v.analysis.bench import floors
+from m4v.analysis.bench.aims import _slowest
 from m4v.analysis.bench.break_even import break_even, break_evens
 from m4v.analysis.bench.generate_part import interpolated, video_seconds
 from m4v.analysis.bench.machine import Rates
@@ -134,3 +135,10 @@ def test_figures_of_a_row() -> None:
     assert figures["speedup_over_attention"] == 8.0
     assert figures["speedup_over_mamba_ssm"] == 2.0
     assert figures["bound_over_mamba_ssm"] == pytest.approx(1.0 / floor)
+
+
+def test_the_slowest_is_unknown_until_the_shortest_length_is_measured() -> None:
+    long = {"length": 16384, "speedup_over_attention": 3.0}
+    assert _slowest([long], 4096) is None
+    assert _slowest([long, {"length": 4096, "speedup_over_attention": 0.9}], 4096) == 0.9
+    assert _slowest([long, {"length": 2048, "speedup_over_attention": 0.5}], 4096) is None

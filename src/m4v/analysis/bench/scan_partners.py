@@ -132,12 +132,12 @@ def partners(mamba_folder: Path | None) -> tuple[list[Partner], list[str]]:
     try:
         scan, gate = _mamba_kernels(mamba_folder)
         found += [Partner(f"mamba_ssm_{chunk}", partial(scan, chunk), convolve, gate) for chunk in CHUNKS]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - likewise
         missing.append(f"mamba-ssm's Triton files: {_reason(error)}; name their folder with --mamba-ssm")
     try:
         simple_gla = importlib.import_module("fla.ops.simple_gla").chunk_simple_gla
         found.append(Partner("fla", partial(_fla_scan, simple_gla), convolve, gate))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - likewise
         missing.append(f"flash-linear-attention: {_reason(error)}; pip install flash-linear-attention")
     return found, missing
 
