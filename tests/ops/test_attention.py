@@ -61,3 +61,20 @@ def test_the_preferred_order_of_kernels_compiles_whole_and_is_left_as_it_was(mon
     assert torch.equal(compiled(query, key, value), expected)
     assert _cur_sdpa_kernel_backends(with_priority=True) == before
     assert_relative_close(expected, attention(query, key, value, torch.ones(5, 6, dtype=torch.bool)), 1e-12)
+
+
+@pytest.mark.gpu
+def test_layers_whose_gradients_are_laid_out_otherwise_do_not_share_a_plan() -> None:
+    # cuDNN's plan of the first layer would read the second one's gradient where it is not.
+    def grads(gradient: Tensor) -> tuple[Tensor, ...]:
+        inputs = [_normal(1, 2048, 4, 64 + i)[..., :64].to("cuda", torch.bfloat16).requires_grad_() for i in range(3)]
+        found = torch.autograd.grad(attention(*inputs), inputs, gradient.to("cuda", torch.bfloat16))
+        exact = [each.detach().double().requires_grad_() for each in inputs]
+        expected = torch.autograd.grad(attention(*exact), exact, gradient.to("cuda", torch.bfloat16).double())
+        for grad, exact_grad in zip(found, expected, strict=True):
+            assert_relative_close(grad, exact_grad, 2e-2)
+        return found
+
+    wide = _normal(1, 2048, 4 * 64 * 3).to("cuda", torch.bfloat16)
+    grads(wide[..., : 4 * 64].unflatten(-1, (4, 64)))
+    grads(wide[..., 4 * 64 : 8 * 64].contiguous().unflatten(-1, (4, 64)))

@@ -41,7 +41,10 @@ def attention(
             SDPBackend.MATH,
         ]
         with sdpa_kernel(order, set_priority=True):
-            return F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2)
+        if mixed.requires_grad:
+            mixed = _DenseGradient.apply(mixed)  # type: ignore[no-untyped-call]
+        return mixed
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
@@ -59,6 +62,23 @@ def block_sparse_attention(
     query, key, value = (t.transpose(1, 2) for t in (query, key, value))
     mixed: Tensor = run(query, key, value, block_mask=mask)
     return mixed.transpose(1, 2)
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The same tensor; its gradient arrives without gaps between rows.
+
+    The plan of cuDNN's backward pass holds the strides of that gradient, but torch looks plans up without them (pytorch
+    pull request 191576): a second layer of the same shape, whose gradient is laid out otherwise, reads elsewhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mixed: Tensor) -> Tensor:
+        return mixed.view_as(mixed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return grad.contiguous()
 
 
 @cache

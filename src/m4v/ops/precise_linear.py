@@ -24,7 +24,7 @@ def precise_linear(
             return precise_linear(tokens.to(torch.get_autocast_dtype(device)), weight, bias)
     if device == "cuda" and tokens.dtype == torch.bfloat16 and weight.dtype == torch.float32:
         flat: Tensor = _SplitLinear.apply(tokens.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
-        return flat.view(*tokens.shape[:-1], -1)
+        return flat.view(*tokens.shape[:-1], weight.shape[0])
     return F.linear(tokens.to(weight.dtype), weight, bias)
 
 
@@ -33,7 +33,8 @@ class _SplitLinear(torch.autograd.Function):
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(tokens, weight)
         high, low = _product(tokens, torch.cat(_halves(weight)).T).chunk(2, dim=1)
-        return (high + low).add_(bias)
+        # Nothing in place: compiled by torch 2.11, such a function gets gradients of zero (pytorch issue 180642).
+        return high + low + bias
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:

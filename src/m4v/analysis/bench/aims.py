@@ -80,6 +80,7 @@ def _mixer(rows: list[dict[str, Any]], part: Mapping[str, Any]) -> Iterator[Aim]
             row.get("speedup_over_attention"),
             row.get("bound"),
         )
+        yield _stated("  over attention with QK-norm and rotation", row.get("speedup_over_attention_with_norm_rope"))
         yield _stated("  over frame-causal attention", row.get("speedup_over_attention_frame_causal"))
     forward = [row for row in rows if row["scope"] == "whole mixer" and row["pass"] == "forward"]
     yield _least("whole mixer, slowest of 2,048 tokens and more", 1.0, _slowest(forward, 2048))

@@ -8,7 +8,7 @@ _KINDS = {
     "attention_frame_causal": ("attention_prefix", "attention_flex"),
     "mamba_ssm": ("mamba_ssm_64", "mamba_ssm_128", "mamba_ssm_256"),
 }
-_PARTNERS = (*_KINDS, "fla")
+_PARTNERS = (*_KINDS, "attention_with_norm_rope", "fla")
 
 
 def add_fastest(ms: dict[str, float]) -> None:

@@ -50,6 +50,7 @@ _FRAME_CAUSAL_SECONDS = 90
 """Left before FlexAttention is compiled, which takes about a minute."""
 _PARTNER_SECONDS = 250
 """Left before partners tune themselves at a further length."""
+_ATTENTION_MODULE = "attention_with_norm_rope"
 _BRIEF_PARTNERS = ("mamba_ssm_128",)
 """Its usual chunk, whose kernels tune themselves for seconds forwards and for a minute backwards."""
 _BRIEF_TUNING_SECONDS = 85
@@ -157,8 +158,9 @@ _NOTES = [
     "Times are medians of calls measured in turn; `<name>_ms` is a replayed device graph where one could be recorded, "
     "`<name>_eager_ms` the same launched call by call. Inputs rotate through more memory than the cache holds.",
     "Attention is one matrix product for queries, keys and values, the core, and the output matrix, without QK-norm "
-    "and rotation, in its favour; ours has both, and the step sizes' projection. attention_ms: the fastest dense "
-    "one; attention_frame_causal_ms: the faster of FlexAttention and of one call per frame (prefix).",
+    "and rotation, in its favour; ours has both, and the step sizes' projection. attention_ms: the fastest dense one; "
+    "attention_with_norm_rope_ms: the network's own attention mixer, which has both; attention_frame_causal_ms: the "
+    "faster of FlexAttention and of one call per frame (prefix).",
     "In rows of the scan section ours_ms is without norm and rotation of B and C, as the partners are, and "
     "ours_with_norm_rope_ms with them; partners get rows with registers appended already, "
     "and gradients of rows and step sizes only, where ours has those of all weights.",
@@ -208,6 +210,20 @@ class _Length:
                 for number in range(self.copies)
             ]
             contenders.append(work_contender("ours", cases, with_backward))
+        with self.clock.reporting(problems, _ATTENTION_MODULE):
+            modules = [
+                mixer_case(
+                    self.layout,
+                    self.shape.num_heads,
+                    self.shape.head_dim,
+                    self.device,
+                    self.dtype,
+                    seed=number,
+                    kind="attention",
+                )
+                for number in range(self.copies)
+            ]
+            contenders.append(work_contender(_ATTENTION_MODULE, modules, with_backward))
         contenders += self._attention(with_backward, problems, with_projections=True)
         self._add_row("whole mixer", with_backward, contenders, problems)
 

@@ -43,15 +43,23 @@ def _recompose(tokens: Tensor, registers: Tensor | None, order: RowOrder) -> Ten
     scanned = _rows(tokens, order.index)
     if order.register_positions.numel():
         rows = torch.zeros_like(scanned[:1, :1, :]) if registers is None else registers[order.register_levels]
-        scanned[:, order.register_positions] = rows.to(scanned.dtype)
+        rows = rows.to(scanned.dtype).expand(scanned.shape[0], *order.register_positions.shape, -1)
+        # In place costs no copy, but compiled by torch 2.11 it loses gradients of the function around it (pytorch issue
+        # 180642).
+        put = scanned.index_copy if torch.compiler.is_compiling() else scanned.index_copy_
+        return put(1, order.register_positions, rows)
     return scanned
 
 
 def _invert(scanned: Tensor, order: RowOrder) -> Tensor:
     tokens = _rows(scanned, order.positions)
     num_text = order.text_copy_positions.shape[1]
-    if num_text:
-        tokens[:, :num_text] += _rows(scanned, order.text_copy_positions)
+    if not num_text:
+        return tokens
+    copies = _rows(scanned, order.text_copy_positions)
+    if torch.compiler.is_compiling():  # nothing in place, as above
+        return torch.cat([tokens[:, :num_text] + copies, tokens[:, num_text:]], dim=1)
+    tokens[:, :num_text] += copies
     return tokens
 
 
