@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m4v.checkpoints.bundled import default_bundled_model
 from m4v.cli.console import duration, progress, result, say
+from m4v.cli.evaluate_vbench import VBenchExportArguments, VBenchScoreArguments, vbench_export, vbench_score
 from m4v.cli.json_output import STANDARD_OUTPUT, write_json
 from m4v.cli.opening import open_pipeline
 from m4v.cli.output_paths import require_writable
+from m4v.cli.tables import print_table
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
 
@@ -177,7 +179,7 @@ def _print_report(model: str, report: "BenchmarkReport") -> None:
         rows.append((f"{heading} ({len(group.prompts)} prompts)", "", "", "", ""))
         rows.append((f"  {Path(model).name}", *_cells(group.scores, has_intervals=True)))
         rows += [(f"  {titles[anchor]}", *_cells(scores)) for anchor, scores in group.anchors.items()]
-    _print_table("Toybox scores, percent [95 % interval]", ("", "colour", "object", "motion", "all three"), rows)
+    print_table("Toybox scores, percent [95 % interval]", ("", "colour", "object", "motion", "all three"), rows)
     for name, group in report.groups.items():
         if group.psnr is not None:
             result(
@@ -206,7 +208,7 @@ def _print_confusions(report: "BenchmarkReport") -> None:
                 (row, *(str(count) if count else "." for count in counts))
                 for row, counts in zip(table.rows, table.counts, strict=True)
             ]
-            _print_table(f"{name.replace('_', '-')} {axis}: asked for (row), seen (column)", ("", *table.columns), rows)
+            print_table(f"{name.replace('_', '-')} {axis}: asked for (row), seen (column)", ("", *table.columns), rows)
 
 
 def _print_curve(model: str, points: "Sequence[StepsPoint]") -> None:
@@ -221,25 +223,11 @@ def _print_curve(model: str, points: "Sequence[StepsPoint]") -> None:
         for point in points
     ]
     columns = ("first", "later", "colour", "object", "motion", "all three", "s a clip", "s alone")
-    _print_table(f"{Path(model).name}: scores (percent, seen prompts) against solver steps per level", columns, rows)
+    print_table(f"{Path(model).name}: scores (percent, seen prompts) against solver steps per level", columns, rows)
 
 
 def _steps_text(steps: "Steps") -> str:
     return str(steps) if isinstance(steps, int) else ",".join(map(str, steps))
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # A pipe or a narrow window must not cut numbers off: long lines wrap instead.
-    table.min_width = len(title)
-    Console(width=max(Console(width=1000).measure(table).maximum, len(title))).print(table)
 
 
 def _steps(flag: str, text: str) -> "tuple[Steps, Steps]":
@@ -269,4 +257,8 @@ def _guidance(text: str | None) -> tuple[float | None, float | None]:
     return scales[0], scales[-1]
 
 
-VERB = {"toybox": Action(ToyboxArguments, toybox)}
+VERB = {
+    "toybox": Action(ToyboxArguments, toybox),
+    "vbench-export": Action(VBenchExportArguments, vbench_export),
+    "vbench-score": Action(VBenchScoreArguments, vbench_score),
+}
