@@ -49,6 +49,15 @@ def test_tables_as_json(number: int, rows: int, capsys: pytest.CaptureFixture[st
     assert report["remarks"]
 
 
+@pytest.mark.parametrize(("number", "rows"), [(1, 14), (3, 5), (5, 4), (7, 2)])
+def test_printed_scores_are_recomputed_and_not_compared_with_ours(
+    number: int, rows: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = _report(capsys, "--paper-table", str(number))
+    assert len(report["rows"]) == rows
+    assert "No scores of ours" in report["remarks"][-1]
+
+
 def test_table_4_knows_what_a_2_only_estimates(capsys: pytest.CaptureFixture[str]) -> None:
     report = _report(capsys, "--paper-table", "4")
     scan, rows = report["dual_stream_scan"], {row["name"]: row for row in report["rows"]}
@@ -160,7 +169,7 @@ def write_wan_folder(folder: Path, pipeline: str) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--paper-table", "9"], "the tables that can be computed are 2, 4"),
+        (["--paper-table", "9"], "the tables that can be computed are 1, 2, 3, 4, 5, 7"),
         (["nowhere"], "give a model folder or one of debug, toybox-xs, toybox-m, pyramid-2b, wan-1.3b, wan-14b"),
         (["toybox-xs", "--height", "72"], "use 64 or 96"),
         (["toybox-xs", "--height", "8"], "height is 8, but 3 pyramid levels need a multiple of 32; use 32"),

@@ -28,7 +28,8 @@ class DescribeArguments:
         height: Rows of pixels.
         width: Columns of pixels.
         dtype: Number format of the networks.
-        paper_table: Print a table of the paper instead, ours beside theirs. Available: 2 (whole videos), 4 (plans).
+        paper_table: Print a table of the paper instead, ours beside theirs. Available: 1, 3, 5, 7 (scores),
+            2 (whole videos), 4 (plans).
         json: Write the report as JSON, to a file or, with - or no value, to standard output.
     """
 
