@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m4v.checkpoints.bundled import default_bundled_model
 from m4v.cli.console import duration, progress, result, say
+from m4v.cli.evaluate_compare import CompareArguments, compare
+from m4v.cli.evaluate_study import STUDY
 from m4v.cli.evaluate_vbench import VBenchExportArguments, VBenchScoreArguments, vbench_export, vbench_score
 from m4v.cli.json_output import STANDARD_OUTPUT, write_json
 from m4v.cli.opening import open_pipeline
 from m4v.cli.output_paths import require_writable
 from m4v.cli.tables import print_table
-from m4v.cli.verb import Action
+from m4v.cli.verb import Action, Verb
 from m4v.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -257,8 +259,10 @@ def _guidance(text: str | None) -> tuple[float | None, float | None]:
     return scales[0], scales[-1]
 
 
-VERB = {
+VERB: Verb = {
     "toybox": Action(ToyboxArguments, toybox),
     "vbench-export": Action(VBenchExportArguments, vbench_export),
     "vbench-score": Action(VBenchScoreArguments, vbench_score),
+    "compare": Action(CompareArguments, compare),
+    "study": STUDY,
 }

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 
 from m4v.cli.verb import Action, Verb
@@ -73,20 +73,18 @@ def _dispatch(words: list[str]) -> int:
     _quiet_libraries()
     verb: Verb = import_module(VERBS[name][0]).VERB
     prog = f"m4v {name}"
-    if isinstance(verb, dict):
+    while isinstance(verb, Mapping):
         if not rest or rest[0] in ("-h", "--help"):
             print(_list_actions(prog, verb))  # noqa: T201
             return 0 if rest else EXIT_BAD_INPUT
         if rest[0] not in verb:
             raise UserError(f"There is no {prog} {rest[0]!r}; expected one of {', '.join(verb)}.")
-        prog, action, rest = f"{prog} {rest[0]}", verb[rest[0]], rest[1:]
-    else:
-        action = verb
+        prog, verb, rest = f"{prog} {rest[0]}", verb[rest[0]], rest[1:]
     try:
-        arguments = _parse(prog, action, rest)
+        arguments = _parse(prog, verb, rest)
     except SystemExit as stop:  # tyro has printed its help or what it could not read
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
-    action.run(arguments)
+    verb.run(arguments)
     return 0
 
 
@@ -151,13 +149,16 @@ def _overview() -> str:
     )
 
 
-def _list_actions(prog: str, actions: dict[str, Action]) -> str:
+def _list_actions(prog: str, actions: Mapping[str, Verb]) -> str:
     width = max(map(len, actions))
-    lines = [
-        f"  {name:<{width}}  {(action.arguments.__doc__ or '').strip().splitlines()[0]}"
-        for name, action in actions.items()
-    ]
+    lines = [f"  {name:<{width}}  {_summary(action)}" for name, action in actions.items()]
     return f"usage: {prog} {{{','.join(actions)}}} ...\n\n" + "\n".join(lines)
+
+
+def _summary(verb: Verb) -> str:
+    if isinstance(verb, Mapping):
+        return f"Several: {', '.join(verb)}."
+    return (verb.arguments.__doc__ or "").strip().splitlines()[0]
 
 
 if __name__ == "__main__":

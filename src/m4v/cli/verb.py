@@ -1,6 +1,6 @@
 """What a verb's module offers to `m4v.cli.main`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,5 +20,5 @@ class Action:
     parse: Callable[[str, list[str]], Any] | None = None
 
 
-Verb = Action | dict[str, Action]
-"""A verb is one action (`m4v generate`) or several by name (`m4v toybox render`)."""
+Verb = Action | Mapping[str, "Verb"]
+"""A verb is one action (`m4v generate`) or several by name (`m4v toybox render`, `m4v evaluate study build`)."""

@@ -122,8 +122,8 @@ def _check_manifest(plan: ExportPlan, folder: Path) -> None:
     if _ignores_case(path) and (clashing := case_clashes(plan.prompts)):
         path.unlink()
         raise UserError(
-            f"The disk of {folder} ignores case and cannot keep these prompts apart: {'; '.join(clashing)}. Export to a "
-            "disk that does."
+            f"The disk of {folder} ignores case and cannot keep these prompts apart: {'; '.join(clashing)}. Export to "
+            "a disk that does not."
         )
 
 
