@@ -1,4 +1,4 @@
-"""The page in Chromium, by the W3C WebDriver protocol: keys, dragging, going on after a reload, the answers it saves."""
+"""The page in Chromium, by the W3C WebDriver protocol: keys, dragging, a reload in between, the answers it saves."""
 
 import json
 import shutil
@@ -47,8 +47,8 @@ class Browser:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, method=method)  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        request = urllib.request.Request(self.address + path, data, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)["value"]
 
     def open(self, url: str) -> None:
