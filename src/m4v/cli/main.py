@@ -22,7 +22,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("m4v.cli.convert", "checkpoints of Pyramid-Flow and Wan2.1, attention to state space"),
     "describe": ("m4v.cli.describe", "parameters, tokens, operations and memory of a model"),
     "bench": ("m4v.cli.bench", "speed and memory against attention, on this device"),
-    "evaluate": ("m4v.cli.evaluate", "score a model"),
+    "evaluate": ("m4v.cli.evaluate", "score a model; VBench; user studies"),
+    "report": ("m4v.cli.report", "a training run as one HTML file"),
     "doctor": ("m4v.cli.doctor", "versions, devices, and what is missing"),
 }
 """Verb -> module and one line of help."""
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        rank = os.environ.get("RANK", "")
+        print(f"Error{' on rank ' if rank else ''}{rank}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("\nInterrupted; nothing half-written is left.", file=sys.stderr)  # noqa: T201
