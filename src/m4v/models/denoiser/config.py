@@ -203,7 +203,6 @@ PRESETS: dict[str, DenoiserConfig] = {
     "toybox-xs": _TOYBOX_XS,
     "toybox-m": replace(
         _TOYBOX_XS,
-        num_attention_heads=9,
         num_single_layers=6,
         text_dim=192,
         pooled_text_dim=192,
