@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m4v.core.errors import UserError
-from m4v.data.sampler import indices_for_step
+from m4v.data.sampler import indices_for_step, share_of_rank
 
 EXPECTED = [5, 6, 2, 1, 4, 0, 3, 7]  # of blake2b and PCG64; must never change, or resumed runs see other clips
 
@@ -51,3 +51,15 @@ def test_results_are_the_callers_own() -> None:
 def test_nothing_to_draw_is_refused(step: int, batch_size: int, num_clips: int) -> None:
     with pytest.raises(UserError, match="Cannot draw"):
         indices_for_step(0, step, batch_size, num_clips)
+
+
+def test_ranks_share_a_step_without_changing_its_order() -> None:
+    whole = indices_for_step(5, 3, 8, 30)
+    for world in (1, 2, 4, 8):
+        np.testing.assert_array_equal(
+            np.concatenate([share_of_rank(whole, rank, world) for rank in range(world)]), whole
+        )
+    with pytest.raises(UserError, match="3 ranks cannot share"):
+        share_of_rank(whole, 0, 3)
+    with pytest.raises(UserError, match="Rank 2 of 2"):
+        share_of_rank(whole, 2, 2)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from m4v.checkpoints.shards import is_sharded, load_shards
 from m4v.checkpoints.weights import file_sha256, load_tensors, save_tensors
 from m4v.core.errors import UserError
 from m4v.core.files import atomic_path
@@ -54,18 +55,13 @@ class RunFolder:
             UserError: if the place cannot be written.
         """
         target = self.step_path(step)
-        self._remove_stale()
+        self.remove_stale()
         with atomic_path(target) as temporary:
             temporary.mkdir()
             for name, tensors in states.items():
                 save_tensors(temporary / f"{name}.safetensors", tensors)
             (temporary / _METADATA).write_text(json.dumps(dict(metadata), indent=2) + "\n", encoding="utf-8")
-            files = {
-                file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-                for file in sorted(temporary.iterdir())
-            }
-            marker = json.dumps({"step": step, "files": files}, indent=2)
-            (temporary / COMPLETE).write_text(marker + "\n", encoding="utf-8")
+            mark_complete(temporary)
         return target
 
     def steps(self) -> list[int]:
@@ -92,32 +88,49 @@ class RunFolder:
         """
         return load_step_folder(self.step_path(step))
 
-    def prune(self, keep_last: int) -> list[int]:
-        """Delete all but the newest complete checkpoints.
+    def prune(self, keep_last: int, keep_every: int = 0) -> list[int]:
+        """Delete all complete checkpoints but the newest, and those to be kept for good.
 
         Args:
-            keep_last: How many to keep, at least 1.
+            keep_last: How many of the newest to keep, at least 1.
+            keep_every: Steps divisible by this are kept for good; 0 means none.
 
         Returns:
             The steps deleted.
         """
         assert keep_last >= 1, keep_last
-        surplus = self.steps()[:-keep_last]
+        surplus = [step for step in self.steps()[:-keep_last] if not keep_every or step % keep_every]
         for step in surplus:
             # The marker goes first, so that an interruption here leaves an incomplete step, which counts as absent.
             (self.step_path(step) / COMPLETE).unlink()
             shutil.rmtree(self.step_path(step))
         return surplus
 
-    def _remove_stale(self) -> None:
+    def remove_stale(self) -> None:
+        """Delete what interrupted saves left behind."""
         if self.checkpoints.is_dir():
             for entry in self.checkpoints.iterdir():
                 if _STALE_NAME.match(entry.name):
                     shutil.rmtree(entry, ignore_errors=True)
 
 
-def load_step_folder(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read one checkpoint folder, wherever it lies.
+def mark_complete(folder: Path) -> None:
+    """Write the marker that makes a folder a checkpoint: names, sizes and hashes of all its files.
+
+    Shards are marked by their sizes alone, because one process would have to read again what many have written.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = file.relative_to(folder).as_posix()
+        files[name] = {"bytes": file.stat().st_size}
+        if "/" not in name:
+            files[name]["sha256"] = file_sha256(file)
+    marker = json.dumps({"files": files}, indent=2)
+    (folder / COMPLETE).write_text(marker + "\n", encoding="utf-8")
+
+
+def check_step_folder(folder: Path) -> dict[str, Any]:
+    """Check a checkpoint folder, wherever it lies, and read its metadata.
 
     Raises:
         UserError: if it is absent, incomplete or its bytes changed since it was written.
@@ -127,10 +140,23 @@ def load_step_folder(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[s
         raise UserError(f"{folder} is not a complete checkpoint (no readable {COMPLETE} marker). Choose another step.")
     for name, facts in files.items():
         path = folder / name
-        if not path.is_file() or file_sha256(path) != facts["sha256"]:
+        is_same = path.is_file() and path.stat().st_size == facts.get("bytes")
+        if not is_same or ("sha256" in facts and file_sha256(path) != facts["sha256"]):
             raise UserError(f"{path} is missing or changed since the checkpoint was written. Choose another step.")
-    states = {Path(name).stem: load_tensors(folder / name) for name in files if name.endswith(".safetensors")}
-    return states, json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+    metadata: dict[str, Any] = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+    return metadata
+
+
+def load_step_folder(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read one checkpoint folder, wherever it lies.
+
+    Raises:
+        UserError: if it is absent, incomplete or its bytes changed since it was written.
+    """
+    metadata = check_step_folder(folder)
+    if is_sharded(folder):
+        return load_shards(folder), metadata
+    return {file.stem: load_tensors(file) for file in sorted(folder.glob("*.safetensors"))}, metadata
 
 
 def _read_marker(folder: Path) -> dict[str, dict[str, Any]] | None:

@@ -1,6 +1,10 @@
-"""What people see: notes and progress on standard error, results (paths, reports) on standard output."""
+"""What people see: notes and progress on standard error, results (paths, reports) on standard output.
+
+Of several ranks that torchrun started, only the first one speaks.
+"""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +15,21 @@ Advance = Callable[[int, int], None]
 """Reports how many parts are done by now, and how many there are."""
 
 
+def is_speaker() -> bool:
+    """Whether this process reports: alone, or the first of the ranks that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """Tell what is going on."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    if is_speaker():
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def result(line: str) -> None:
     """Give a result, such as the path of a new file."""
-    print(line, flush=True)  # noqa: T201
+    if is_speaker():
+        print(line, flush=True)  # noqa: T201
 
 
 @contextlib.contextmanager

@@ -7,6 +7,10 @@ from typing import Annotated
 import tyro
 
 from m4v.cli.console import progress, result, say
+from m4v.cli.data_cache import CACHE
+from m4v.cli.data_prepare import ACTION as PREPARE
+from m4v.cli.data_shard import SHARD
+from m4v.cli.data_synth import ACTION as SYNTH
 from m4v.cli.json_output import STANDARD_OUTPUT, write_json
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
@@ -66,4 +70,4 @@ def check(arguments: CheckArguments) -> None:
             result(line)
 
 
-VERB = {"check": Action(CheckArguments, check)}
+VERB = {"check": Action(CheckArguments, check), "cache": CACHE, "shard": SHARD, "prepare": PREPARE, "synth": SYNTH}

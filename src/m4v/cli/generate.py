@@ -1,6 +1,9 @@
 """`m4v generate`: sentences to mp4 files."""
 
+import contextlib
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +13,7 @@ import tyro
 from m4v.checkpoints.bundled import default_bundled_model
 from m4v.cli.console import progress, result, say
 from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
-from m4v.cli.opening import open_pipeline
+from m4v.cli.opening import add_loras, open_pipeline
 from m4v.cli.output_paths import VideoJob, plan_jobs, require_writable
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
@@ -33,6 +36,7 @@ class GenerateArguments:
         prompt: The sentence. Leave it out with --prompts.
         prompts: A text file with one sentence per line; empty lines and lines that begin with # are skipped.
         model: Model folder, bundled name, or hub id owner/name. Default: the best bundled model.
+        lora: A LoRA file, or a folder with one, such as lora/ of a run folder; with several, their changes add up.
         image: A picture to start from; it becomes the first frame.
         negative_prompt: What the video should not look like.
         frames: Length of the video. Default: what the model was trained for.
@@ -65,6 +69,7 @@ class GenerateArguments:
     prompt: Annotated[str | None, tyro.conf.Positional] = None
     prompts: Path | None = None
     model: str | None = None
+    lora: tuple[Path, ...] = ()
     image: Path | None = None
     negative_prompt: str | None = None
     frames: int | None = None
@@ -91,11 +96,36 @@ class GenerateArguments:
 
 
 def run(arguments: GenerateArguments) -> None:
-    """Make all videos that the arguments ask for.
+    """Make all videos that the arguments ask for; started by torchrun, with all its processes together.
 
     Raises:
         UserError: for input that cannot be used; nothing is written then.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _generate(arguments)
+    else:
+        _generate_together(arguments)
+
+
+def _generate_together(arguments: GenerateArguments) -> None:
+    """Split every video's sequences over the processes that torchrun started; the first one speaks and writes."""
+    from m4v.core.devices import choose_device
+    from m4v.pipelines.context_parallel import ProcessPlace, joined, share_denoiser
+
+    if arguments.compile:
+        raise UserError("--compile cannot be combined with several processes; leave it out, or run without torchrun.")
+    place = ProcessPlace.from_environment()
+    with joined(place, choose_device(arguments.device).type), contextlib.ExitStack() as silence:
+        if not place.is_main:
+            nowhere = silence.enter_context(Path(os.devnull).open("w"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(nowhere))
+        _generate(arguments, prepare=share_denoiser, writes=place.is_main)
+
+
+def _generate(
+    arguments: GenerateArguments, prepare: "Callable[[AnyPipeline], None] | None" = None, writes: bool = True
+) -> None:
     start = time.monotonic()
     options = _options(arguments)
     if arguments.compile and arguments.offload == "sequential":
@@ -110,9 +140,10 @@ def run(arguments: GenerateArguments) -> None:
     if not 0 <= arguments.seed <= _MAX_SEED - arguments.num:
         raise UserError(f"--seed is {arguments.seed}; expected a whole number from 0 to {_MAX_SEED - arguments.num}.")
     jobs = plan_jobs(_prompts(arguments), arguments.seed, arguments.num, arguments.out)
-    for path in (file for job in jobs for file in _files(arguments, job)):
-        require_writable(path)
-    require_json_target(arguments.json)
+    if writes:
+        for path in (file for job in jobs for file in _files(arguments, job)):
+            require_writable(path)
+        require_json_target(arguments.json)
     if arguments.image is not None:
         options["image"] = read_image(arguments.image)
     model = arguments.model or default_bundled_model()
@@ -121,13 +152,18 @@ def run(arguments: GenerateArguments) -> None:
     pipeline = open_pipeline(
         model, arguments.device, arguments.dtype, offload=arguments.offload, tiling=arguments.tiling
     )
+    add_loras(pipeline, arguments.lora)
     if hasattr(pipeline, "use_cuda_graphs"):  # Wan's sequences are too long to need them
         pipeline.use_cuda_graphs = arguments.graphs
+    if prepare is not None:
+        prepare(pipeline)
     if arguments.compile:
         pipeline.compile_denoiser()
     _announce(pipeline, model, arguments, jobs)
     fps = arguments.fps or pipeline.generation_defaults.fps
-    made = [_make(pipeline, arguments, job, options, fps) for job in jobs]
+    made = [_make(pipeline, arguments, job, options, fps, writes) for job in jobs]
+    if not writes:
+        return
     _conclude(pipeline, model, arguments, made, fps, time.monotonic() - start)
     if arguments.json != STANDARD_OUTPUT:
         for video in made:
@@ -198,7 +234,12 @@ def _announce(pipeline: "AnyPipeline", model: str, arguments: GenerateArguments,
 
 
 def _make(
-    pipeline: "AnyPipeline", arguments: GenerateArguments, job: VideoJob, options: dict[str, Any], fps: float
+    pipeline: "AnyPipeline",
+    arguments: GenerateArguments,
+    job: VideoJob,
+    options: dict[str, Any],
+    fps: float,
+    writes: bool,
 ) -> dict[str, Any]:
     import numpy as np
     import torch
@@ -219,7 +260,7 @@ def _make(
             f"The {pipeline._execution_device.type} device ran out of memory. Use --offload model, --tiling, a smaller "
             "size, fewer frames, or --device cpu."
         ) from error
-    files = _write(arguments, job, frames, fps)
+    files = _write(arguments, job, frames, fps) if writes else {}
     return {"prompt": job.prompt, "seed": job.seed, **files, "seconds": round(time.monotonic() - start, 2)}
 
 

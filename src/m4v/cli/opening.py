@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from m4v.core.errors import UserError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from m4v.pipelines.m4v_pipeline import M4VPipeline
     from m4v.pipelines.offload import OffloadLevel
     from m4v.pipelines.wan_pipeline import WanM4VPipeline
@@ -46,6 +50,30 @@ def open_pipeline(
         pipeline.enable_vae_tiling()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def add_loras(pipeline: "AnyPipeline", files: "Sequence[Path]") -> None:
+    """Put LoRA files on a pipeline; all of them act at full strength.
+
+    A file `learned_embeds.safetensors` beside one holds the embeddings of words that it came with.
+
+    Raises:
+        UserError: if a file is missing or does not fit the model.
+    """
+    names = [f"lora_{number}" for number in range(len(files))]
+    for name, path in zip(names, files, strict=True):
+        if not path.exists():
+            raise UserError(f"There is no LoRA at {path}; give a .safetensors file or a folder with one to --lora.")
+        words = (path if path.is_dir() else path.parent) / "learned_embeds.safetensors"
+        if words.is_file():
+            from m4v.pipelines.learned_words import load_learned_words
+
+            load_learned_words(pipeline, words)
+        folder = path if path.is_dir() else path.parent
+        weight_name = "pytorch_lora_weights.safetensors" if path.is_dir() else path.name
+        pipeline.load_lora_weights(str(folder), weight_name=weight_name, adapter_name=name)
+    if len(names) > 1:
+        pipeline.set_adapters(names)
 
 
 def _pipeline_class(folder: Path) -> "type[AnyPipeline]":

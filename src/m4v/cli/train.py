@@ -5,13 +5,14 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from m4v.cli.console import duration, result, say
+from m4v.cli.json_output import STANDARD_OUTPUT, require_json_target, write_json
 from m4v.cli.verb import Action
 from m4v.core.config_io import from_plain, to_plain
 from m4v.core.errors import UserError
@@ -37,22 +38,33 @@ class TrainArguments:
         data: Folder of captioned videos to train on, instead of the recipe's own data.
         run: Run folder. Default: runs/RECIPE.
         resume: auto goes on from the newest complete checkpoint of the run folder; never refuses to; or a checkpoint.
+        resume_override: Settings that fix shapes or the order of data, such as data.folder, and may differ all the same.
         init_from: Model folder, run folder or bundled name that a new run takes its weights from.
+        lora_rank: Train adapters of this rank instead of all weights; short for --lora.rank.
         settings: TOML file with values of recipe fields; flags win over it.
         device: auto, cpu, cuda or mps.
         max_minutes: Stop after this time, resumably.
         max_steps: Stop after this many steps, resumably.
+        dry_run: Say what the run would take: tokens, memory, steps, hours, sources, every setting. Nothing is read of
+            the data and nothing is written.
+        devices: Devices that --dry-run reckons with.
+        json: With --dry-run, write the plan as JSON, to a file or, with - or no value, to standard output.
     """
 
     recipe: Annotated[RunConfig, tyro.conf.arg(name="")]
     data: Path | None = None
     run: Path | None = None
     resume: str = "auto"
+    resume_override: tuple[str, ...] = ()
     init_from: str | None = None
+    lora_rank: int | None = None
     settings: Path | None = None
     device: str = "auto"
     max_minutes: float | None = None
     max_steps: int | None = None
+    dry_run: bool = False
+    devices: int = 1
+    json: str | None = None
 
 
 def parse(prog: str, words: list[str]) -> TrainArguments:
@@ -86,6 +98,13 @@ def run(arguments: TrainArguments) -> None:
         UserError: if settings, data or folders cannot be used, or training diverges.
     """
     recipe = arguments.recipe
+    if arguments.lora_rank is not None:
+        recipe = replace(recipe, lora=replace(recipe.lora, rank=arguments.lora_rank))
+    if arguments.dry_run:
+        _plan(arguments, recipe)
+        return
+    if arguments.json is not None:
+        raise UserError("--json goes with --dry-run; a run writes its numbers to metrics.jsonl.")
     run_folder = arguments.run or Path("runs") / recipe.name
     for flag, value in (("--max-minutes", arguments.max_minutes), ("--max-steps", arguments.max_steps)):
         if value is not None and value <= 0:
@@ -106,12 +125,39 @@ def run(arguments: TrainArguments) -> None:
             data=arguments.data,
             resume=arguments.resume,
             init_from=arguments.init_from,
+            resume_override=arguments.resume_override,
             device=str(device),
             max_seconds=None if arguments.max_minutes is None else arguments.max_minutes * 60,
             max_steps=arguments.max_steps,
             on_progress=on_progress,
         )
     result(str(export if export.exists() else run_folder))
+
+
+def _plan(arguments: TrainArguments, recipe: RunConfig) -> None:
+    """Print what a run would take."""
+    require_json_target(arguments.json)
+    if arguments.devices < 1:
+        raise UserError(f"--devices is {arguments.devices}; expected 1 or more.")
+    from m4v.cli.train_plan import plan_report, plan_training
+    from m4v.cli.train_plan_lines import plan_lines
+    from m4v.core.devices import choose_device
+    from m4v.training.data_config import with_folder
+    from m4v.training.run import find_model_folder
+
+    # A plan for an accelerator needs none.
+    device = choose_device("auto").type if arguments.device == "auto" else arguments.device.split(":")[0]
+    plan = plan_training(
+        replace(recipe, data=with_folder(recipe.data, arguments.data)),
+        device_type=device,
+        num_devices=arguments.devices,
+        init_from=None if arguments.init_from is None else find_model_folder(arguments.init_from),
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, plan_report(plan))
+    if arguments.json != STANDARD_OUTPUT:
+        for line in plan_lines(plan):
+            result(line)
 
 
 @contextmanager

@@ -1,171 +1,107 @@
-"""Which files of a dataset folder are clips and what their captions are, before any of them is decoded."""
+"""Which files of a data set are clips and what their captions are, before any of them is decoded."""
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from m4v.core.errors import UserError
-from m4v.data.source import UnusableClip
-from m4v.media.images import IMAGE_SUFFIXES
-from m4v.media.video import VIDEO_SUFFIXES
+from m4v.data.annotations.detection import AnnotationKind, list_annotations, recognise
+from m4v.data.annotations.filters import ScoreFilter, keep
+from m4v.data.folder_entry import FolderEntry, FolderListing, MissingCaption, collect
+from m4v.data.listing.tables import CAPTION_COLUMNS, PATH_COLUMNS, ROW_READERS, list_table
+from m4v.data.listing.text_files import CAPTION_LINES, VIDEO_LINES, list_line_pairs, list_side_by_side, media_files
+from m4v.data.shards.listing import list_shards
 
-# The first name present wins. They are the ones that the public trainers of this field use.
-PATH_COLUMNS = ("media_path", "video", "video_path", "path", "file_name", "image", "image_path")
-CAPTION_COLUMNS = ("caption", "text", "cap", "prompt")
-CAPTION_LIST_COLUMN = "captions"
+__all__ = [
+    "CAPTION_COLUMNS",
+    "PATH_COLUMNS",
+    "FolderEntry",
+    "FolderListing",
+    "MissingCaption",
+    "list_folder",
+]
 
-MissingCaption = Literal["skip", "empty"]
-
-
-@dataclass(frozen=True)
-class FolderEntry:
-    """One file with its captions; `name` is its path as the folder gives it, for messages."""
-
-    path: Path
-    name: str
-    captions: tuple[str, ...]
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the file is a still image, by its suffix."""
-        return self.path.suffix.lower() in IMAGE_SUFFIXES
+_TABLES = tuple(f"metadata{suffix}" for suffix in ROW_READERS)
+_CAPTION_JSON = "videos2caption.json"
+_SHARD_SUFFIX = ".tar"
 
 
-@dataclass(frozen=True)
-class FolderListing:
-    """What a folder holds.
+def list_folder(
+    root: Path | str,
+    missing_caption: MissingCaption = "skip",
+    *,
+    media: Path | str | None = None,
+    annotations: AnnotationKind | None = None,
+    filters: Sequence[ScoreFilter] = (),
+) -> FolderListing:
+    """Find the clips of a data set.
 
-    Attributes:
-        root: The folder.
-        layout: Which convention was recognised, and why, in a few words.
-        entries: Files with captions, in the order of the metadata file, or by name.
-        drops: Rows and files left out, each with its reason.
-    """
-
-    root: Path
-    layout: str
-    entries: tuple[FolderEntry, ...]
-    drops: tuple[UnusableClip, ...]
-
-
-def list_folder(root: Path | str, missing_caption: MissingCaption = "skip") -> FolderListing:
-    """Find the clips of a folder: by `metadata.jsonl`, else `metadata.csv`, else a `.txt` beside each file.
+    A folder is searched for, in this order: `metadata.jsonl`, `.csv`, `.json` or `.parquet`; `videos2caption.json`;
+    `videos.txt` with `prompts.txt` or `captions.txt`; the annotation file of a published data set; a `.txt` beside each
+    file; WebDataset tars. `layout` of the result says which was taken, and why.
 
     Args:
-        root: The folder; paths in a metadata file are relative to it.
+        root: A folder, or one annotation file, table or tar.
         missing_caption: Whether a file without caption is left out or gets the empty caption.
+        media: Folder that the paths of an annotation file are relative to, where it is another.
+        annotations: Which published data set an annotation file belongs to; by default, told by its columns.
+        filters: Bounds of scores; entries outside are dropped and counted.
 
     Raises:
-        UserError: if `root` is not a folder, or a metadata table has no column of paths.
+        UserError: if there is nothing at `root`, or what is there cannot be read as what it looks like.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder; expected a folder of videos with captions.")
-    for name, read_rows in (("metadata.jsonl", _jsonl_rows), ("metadata.csv", _csv_rows)):
-        if (root / name).is_file():
-            return _from_rows(root, name, read_rows(root / name), missing_caption)
-    return _from_text_files(root, missing_caption)
+    media = None if media is None else Path(media)
+    if root.is_file():
+        listing = _list_file(root, missing_caption, media, annotations)
+    elif root.is_dir():
+        listing = _list_directory(root, missing_caption, media)
+    else:
+        raise UserError(f"{root} is not a folder; expected a folder of videos with captions, or an annotation file.")
+    if not filters:
+        return listing
+    kept = [keep(entry, filters) for entry in listing.entries]
+    return collect(listing.root, listing.layout, [*kept, *listing.drops])
 
 
-Row = tuple[str, Mapping[str, Any] | UnusableClip]  # where it stands, and what it says
+def _list_file(
+    path: Path, missing_caption: MissingCaption, media: Path | None, annotations: AnnotationKind | None
+) -> FolderListing:
+    if path.suffix.lower() == _SHARD_SUFFIX:
+        return list_shards(path, [path], f"the WebDataset tar {path.name}", missing_caption)
+    kind = annotations or recognise(path)
+    if kind is not None:
+        return list_annotations(path, kind=kind, media=media, missing_caption=missing_caption)
+    if path.suffix.lower() in ROW_READERS:
+        return list_table(path, path, media or path.parent, f"the table {path.name}", missing_caption)
+    raise UserError(
+        f"{path} is a file that no data set layout knows; expected a folder, or a file ending in "
+        f"{', '.join([*ROW_READERS, _SHARD_SUFFIX])}."
+    )
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        where = f"{path.name} line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield where, UnusableClip("unreadable metadata row", where, str(error))
-            continue
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            yield where, UnusableClip("unreadable metadata row", where, "not a JSON object")
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(_read_text(path)))
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    if not set(columns) & set(PATH_COLUMNS):
-        raise UserError(
-            f"{path} has the columns {', '.join(columns) or 'none'}; expected one of {', '.join(PATH_COLUMNS)} "
-            f"for the file and one of {', '.join(CAPTION_COLUMNS)} for its caption."
-        )
-    for row in reader:
-        yield f"{path.name} line {reader.line_num}", row
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {path}: {error}. Save it as UTF-8 text.") from error
-
-
-def _from_rows(root: Path, name: str, rows: Iterator[Row], missing_caption: MissingCaption) -> FolderListing:
-    entries: list[FolderEntry] = []
-    drops: list[UnusableClip] = []
-    for where, row in rows:
-        entry = row if isinstance(row, UnusableClip) else _entry_of_row(root, where, row, missing_caption)
-        if isinstance(entry, UnusableClip):
-            drops.append(entry)
-        else:
-            entries.append(entry)
-    return FolderListing(root, f"{name} in the folder", tuple(entries), tuple(drops))
-
-
-def _entry_of_row(
-    root: Path, where: str, row: Mapping[str, Any], missing_caption: MissingCaption
-) -> FolderEntry | UnusableClip:
-    name = next((row[column] for column in PATH_COLUMNS if row.get(column)), None)
-    if not isinstance(name, str):
-        return UnusableClip("metadata row without a file", where, f"no {', '.join(PATH_COLUMNS)}")
-    path = root / name
-    if path.suffix.lower() not in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
-        return UnusableClip("unknown kind of file", name, f"suffix {path.suffix!r}")
-    if not path.is_file():
-        return UnusableClip("missing file", name, where)
-    several = row.get(CAPTION_LIST_COLUMN)
-    candidates = several if isinstance(several, list) else [row.get(column) for column in CAPTION_COLUMNS]
-    captions = tuple(" ".join(text.split()) for text in candidates if isinstance(text, str) and text.strip())
-    if not isinstance(several, list):
-        captions = captions[:1]
-    return _with_captions(path, name, captions, missing_caption)
-
-
-def _from_text_files(root: Path, missing_caption: MissingCaption) -> FolderListing:
-    entries: list[FolderEntry] = []
-    drops: list[UnusableClip] = []
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        is_hidden = any(part.startswith(".") for part in name.parts)
-        if is_hidden or path.suffix.lower() not in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
-            continue
-        text_path = path.with_suffix(".txt")
-        text = _read_text(text_path) if text_path.is_file() else ""
-        captions = (" ".join(text.split()),) if text.strip() else ()
-        entry = _with_captions(path, str(name), captions, missing_caption)
-        if isinstance(entry, UnusableClip):
-            drops.append(entry)
-        else:
-            entries.append(entry)
-    layout = "a .txt beside each file (no metadata.jsonl or metadata.csv)"
-    return FolderListing(root, layout, tuple(entries), tuple(drops))
-
-
-def _with_captions(
-    path: Path, name: str, captions: tuple[str, ...], missing_caption: MissingCaption
-) -> FolderEntry | UnusableClip:
-    if captions:
-        return FolderEntry(path, name, captions)
-    if missing_caption == "empty":
-        return FolderEntry(path, name, ("",))
-    return UnusableClip("no caption", name)
+def _list_directory(root: Path, missing_caption: MissingCaption, media: Path | None) -> FolderListing:
+    tables = [name for name in _TABLES if (root / name).is_file()]
+    if tables:
+        others = f" ({', '.join(tables[1:])} not read, the first of {', '.join(_TABLES)} counts)" if tables[1:] else ""
+        return list_table(root, root / tables[0], media or root, f"{tables[0]} in the folder{others}", missing_caption)
+    if (root / _CAPTION_JSON).is_file():
+        videos = media or (root / "videos" if (root / "videos").is_dir() else root)
+        layout = f"{_CAPTION_JSON} in the folder (no metadata table)"
+        return list_table(root, root / _CAPTION_JSON, videos, layout, missing_caption)
+    captions = next((name for name in CAPTION_LINES if (root / name).is_file()), None)
+    if captions and (root / VIDEO_LINES).is_file():
+        layout = f"line i of {VIDEO_LINES} with line i of {captions} (no metadata table)"
+        return list_line_pairs(root, captions, layout, missing_caption)
+    for path in sorted([*root.glob("*.csv"), *root.glob("*.jsonl")]):
+        kind = recognise(path)
+        if kind is not None:
+            return list_annotations(path, kind=kind, media=media, missing_caption=missing_caption)
+    files = media_files(root)
+    shards = sorted(root.glob(f"*{_SHARD_SUFFIX}"))
+    if shards and not files:
+        layout = f"{len(shards)} WebDataset tars (no metadata table, no video or image files)"
+        return list_shards(root, shards, layout, missing_caption)
+    layout = "a .txt beside each file (no metadata table such as metadata.jsonl or metadata.csv)"
+    if shards:
+        layout += f"; the {len(shards)} tars of the folder are not read"
+    return list_side_by_side(root, files, layout, missing_caption)

@@ -38,6 +38,26 @@ def indices_for_step(seed: int, step: int, batch_size: int, num_clips: int) -> I
     return indices
 
 
+def share_of_rank(
+    indices: Int64[np.ndarray, "batch_size"], rank: int, world: int, what: str = "The batch"
+) -> Int64[np.ndarray, "share"]:
+    """Give one rank's equal part of a step's clips; the parts of all ranks, one after the other, are the whole.
+
+    The order of clips therefore never depends on how many ranks there are, nor on who reads them.
+
+    Raises:
+        UserError: if the clips cannot be shared evenly, or there is no such rank.
+    """
+    if not 0 <= rank < world:
+        raise UserError(f"Rank {rank} of {world} does not exist.")
+    if len(indices) % world:
+        raise UserError(
+            f"{what} has {len(indices)} clips, which {world} ranks cannot share evenly; use a multiple of {world}."
+        )
+    part = len(indices) // world
+    return indices[rank * part : (rank + 1) * part]
+
+
 @functools.lru_cache(maxsize=8)
 def _epoch_order(seed: int, epoch: int, num_clips: int) -> np.ndarray:
     # Raw generator output is the same in every numpy version, which numpy does not promise of `permutation`.

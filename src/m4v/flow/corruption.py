@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from m4v.core.errors import UserError
+from m4v.core.generators import RowGenerator, draw
 from m4v.core.level_clip import LevelClip
 from m4v.flow.noise import standard_normal
 
@@ -21,10 +22,10 @@ class HistoryCorruption(ABC):
     """Chooses a noise share for every history frame of every sample, and applies it."""
 
     @abstractmethod
-    def levels(self, num_frames: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b n"]:
+    def levels(self, num_frames: int, batch: int, generator: RowGenerator) -> Float[Tensor, "b n"]:
         """Draw noise shares in [0, 1] on the generator's device, oldest frame first."""
 
-    def __call__(self, clips: Sequence[LevelClip], generator: torch.Generator) -> list[LevelClip]:
+    def __call__(self, clips: Sequence[LevelClip], generator: RowGenerator) -> list[LevelClip]:
         """Return corrupted copies of the history clips, oldest first."""
         if not clips:
             return []
@@ -58,9 +59,9 @@ class LinearCorruption(HistoryCorruption):
     def __post_init__(self) -> None:
         _check_eta(self.eta)
 
-    def levels(self, num_frames: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b n"]:
+    def levels(self, num_frames: int, batch: int, generator: RowGenerator) -> Float[Tensor, "b n"]:
         """Draw the two ends of every sample and interpolate over frames."""
-        newest_draw, oldest_draw = torch.rand(2, batch, 1, generator=generator, device=generator.device)
+        newest_draw, oldest_draw = draw(torch.rand, (2, batch, 1), generator, row_dim=1)
         newest = self.eta * newest_draw
         oldest = newest * oldest_draw
         # Counted from the newest, so that a single frame stands at 1.
@@ -86,9 +87,9 @@ class ConstantCorruption(HistoryCorruption):
     def __post_init__(self) -> None:
         _check_eta(self.eta)
 
-    def levels(self, num_frames: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b n"]:
+    def levels(self, num_frames: int, batch: int, generator: RowGenerator) -> Float[Tensor, "b n"]:
         """Draw one share per sample."""
-        share = self.eta * torch.rand(batch, 1, generator=generator, device=generator.device)
+        share = self.eta * draw(torch.rand, (batch, 1), generator)
         return share.expand(batch, num_frames)
 
 
@@ -96,16 +97,16 @@ class ConstantCorruption(HistoryCorruption):
 class NoCorruption(HistoryCorruption):
     """Leaves the history as it is and draws nothing."""
 
-    def levels(self, num_frames: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b n"]:
+    def levels(self, num_frames: int, batch: int, generator: RowGenerator) -> Float[Tensor, "b n"]:
         """Give zeros."""
         return torch.zeros(batch, num_frames, device=generator.device)
 
-    def __call__(self, clips: Sequence[LevelClip], generator: torch.Generator) -> list[LevelClip]:
+    def __call__(self, clips: Sequence[LevelClip], generator: RowGenerator) -> list[LevelClip]:
         """Return the clips themselves."""
         return list(clips)
 
 
-def _corrupt_clip(clip: LevelClip, levels: Float[Tensor, "b t"], generator: torch.Generator) -> LevelClip:
+def _corrupt_clip(clip: LevelClip, levels: Float[Tensor, "b t"], generator: RowGenerator) -> LevelClip:
     latents = clip.latents
     noise = standard_normal(latents.shape, generator, latents.device)
     share = rearrange(levels.to(latents.device), "b t -> b 1 t 1 1")

@@ -1,11 +1,14 @@
 """Flow matching on the whole clip at once: no pyramid, no autoregression, as Wan2.1 does it (Sec. 4.1, Wan base)."""
 
+from functools import partial
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from m4v.core.errors import UserError
+from m4v.core.generators import RowGenerator, draw
 from m4v.flow.config import FullSequenceFlowConfig
 from m4v.flow.noise import standard_normal
 from m4v.flow.path import FlowSample
@@ -37,7 +40,7 @@ class FullSequenceFlow:
         return 1
 
     def draw_sigmas(
-        self, batch: int, generator: torch.Generator
+        self, batch: int, generator: RowGenerator
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]:
         """Draw a noise share in [0, 1] for every row, and how much the row's loss counts (None: all alike).
 
@@ -45,12 +48,12 @@ class FullSequenceFlow:
         """
         config, device = self.config, generator.device
         if config.timestep_distribution == "grid-bell":
-            index = torch.randint(len(self.grid), (batch,), generator=generator, device=device)
+            index = draw(partial(torch.randint, len(self.grid)), (batch,), generator)
             return self.grid.to(device)[index], self.bell.to(device)[index]
         if config.timestep_distribution == "uniform":
-            even = torch.rand(batch, generator=generator, device=device)
+            even = draw(torch.rand, (batch,), generator)
         else:
-            normal = torch.randn(batch, generator=generator, device=device)
+            normal = draw(torch.randn, (batch,), generator)
             even = torch.sigmoid(config.logit_mean + config.logit_std * normal)
         return shift_sigmas(even, config.shift), None
 
@@ -80,8 +83,8 @@ class FullSequenceFlow:
         latents: Float[Tensor, "b c t h w"],
         level: int = 0,
         *,
-        noise_generator: torch.Generator,
-        timestep_generator: torch.Generator,
+        noise_generator: RowGenerator,
+        timestep_generator: RowGenerator,
     ) -> FlowSample:
         """Draw noise and a noise share for every row, and mix them in.
 

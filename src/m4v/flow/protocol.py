@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from m4v.core.errors import UserError
+from m4v.core.generators import RowGenerator
 from m4v.flow.path import FlowSample
 from m4v.flow.schedule import InferenceSteps
 from m4v.flow.solver import euler_step
@@ -30,8 +31,8 @@ class Flow(Protocol):
         latents: Float[Tensor, "b c t h w"],
         level: int,
         *,
-        noise_generator: torch.Generator,
-        timestep_generator: torch.Generator,
+        noise_generator: RowGenerator,
+        timestep_generator: RowGenerator,
     ) -> FlowSample:
         """Draw noise and a timestep for every row, and give what the network gets and what it should answer.
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from m4v.core.generators import RowGenerator
 from m4v.flow.noise import standard_normal
 from m4v.flow.path import FlowSample, sample_path
 from m4v.flow.pyramid import latent_pyramid, noise_pyramid
@@ -36,8 +37,8 @@ class PyramidFlow:
         latents: Float[Tensor, "b c t h w"],
         level: int,
         *,
-        noise_generator: torch.Generator,
-        timestep_generator: torch.Generator,
+        noise_generator: RowGenerator,
+        timestep_generator: RowGenerator,
     ) -> FlowSample:
         """Draw noise at full size and a uniform row of the level's timestep table; see `sample_path`.
 

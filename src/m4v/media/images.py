@@ -1,5 +1,6 @@
 """Still images, animated GIFs and resizing on uint8 arrays, with Pillow."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ from m4v.media.media_error import MediaError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def read_image(path: Path | str) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: Path | str, content: bytes | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image upright (EXIF orientation applied); transparency is laid over white.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they are in memory already; `path` then only names them.
 
     Raises:
         MediaError: if the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if content is None else io.BytesIO(content)) as opened:
             image = _eight_bits(ImageOps.exif_transpose(opened))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
@@ -104,4 +109,7 @@ def resize_cover(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> 
     if (source_height, source_width) == (height, width):
         return image.copy()
     box = cover_box(source_height, source_width, height, width)
+    left, top = box[:2]
+    if (box[2] - left, box[3] - top) == (width, height) and left == int(left) and top == int(top):
+        return image[int(top) : int(top) + height, int(left) : int(left) + width].copy()  # nothing to scale
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))

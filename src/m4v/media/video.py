@@ -1,8 +1,9 @@
 """Video files to uint8 frames and back, with PyAV; the only module that knows a video container."""
 
 import contextlib
+import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -127,14 +128,23 @@ def read_video(path: Path | str) -> VideoFile:
     return VideoFile(np.stack(frames), probe(path).fps)
 
 
-def probe(path: Path | str) -> VideoInfo:
+def decoder_name() -> str:
+    """Name what decodes, with its versions: another decoder may pick or round frames otherwise."""
+    return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+
+
+def probe(path: Path | str, content: bytes | None = None) -> VideoInfo:
     """Read a video's header.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they are in memory already; `path` then only names them.
 
     Raises:
         MediaError: if the file is missing, truncated, damaged or not a video.
     """
     path = Path(path)
-    with _reading(path), av.open(str(path)) as container:
+    with _reading(path, content), _open(path, content) as container:
         stream = _video_stream(path, container)
         context = stream.codec_context
         return VideoInfo(
@@ -146,21 +156,37 @@ def probe(path: Path | str) -> VideoInfo:
         )
 
 
-def decode_frames(path: Path | str) -> Iterator[TimedFrame]:
+def decode_frames(
+    path: Path | str,
+    content: bytes | None = None,
+    *,
+    longest_side: int | None = None,
+    wanted: Callable[[int], bool] | None = None,
+) -> Iterator[TimedFrame]:
     """Decode a video picture by picture, turned upright as its rotation flag says.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they are in memory already; `path` then only names them.
+        longest_side: Shrink pictures whose longer side has more pixels than this while their colours are converted,
+            which costs less than doing it later; all get the size of the first.
+        wanted: Whether picture number N, counted from 0, is given; the others are decoded but not converted.
 
     Raises:
         MediaError: if the file is missing, truncated, damaged or not a video, or holds no picture; a truncated mp4 is
             refused before its first frame, other damage is found when decoding reaches it.
     """
     path = Path(path)
-    with _reading(path), av.open(str(path)) as container:
+    with _reading(path, content), _open(path, content) as container:
         stream = _video_stream(path, container)
         stream.thread_type = "AUTO"
         period = 1 / _rate(stream)
         start, previous = None, -period
         reformatter = VideoReformatter()  # one for all frames: making one, with its threads, takes longer than a frame
-        for picture in container.decode(stream):
+        size: dict[str, int] = {}
+        for number, picture in enumerate(container.decode(stream)):
+            if longest_side is not None and not size:
+                size = _shrunk(picture.width, picture.height, longest_side)
             if picture.is_corrupt:
                 raise MediaError(path, f"the picture at {previous + period:.2f} s is damaged")
             time = picture.time
@@ -169,18 +195,31 @@ def decode_frames(path: Path | str) -> Iterator[TimedFrame]:
             if seconds <= previous:  # files without usable time stamps: count frames instead
                 seconds = previous + period
             previous = seconds
-            pixels = reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+            if wanted is not None and not wanted(number):
+                continue
+            pixels = reformatter.reformat(
+                picture, format="rgb24", threads=1, interpolation=Interpolation.AREA if size else None, **size
+            ).to_ndarray()
             upright = np.rot90(pixels, k=round(picture.rotation / 90))
             yield TimedFrame(np.ascontiguousarray(upright), float(seconds))
         if previous < 0:
             raise MediaError(path, "it holds no picture")
 
 
+def _shrunk(width: int, height: int, longest_side: int) -> dict[str, int]:
+    factor = min(1.0, longest_side / max(width, height))
+    return {"width": max(2, round(width * factor)), "height": max(2, round(height * factor))}
+
+
+def _open(path: Path, content: bytes | None) -> InputContainer:
+    return av.open(str(path) if content is None else io.BytesIO(content))
+
+
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, content: bytes | None) -> Iterator[None]:
     """Turn what can go wrong while reading a file into a MediaError that names it."""
     try:
-        if missing := missing_bytes(path):
+        if missing := missing_bytes(path if content is None else content):
             raise MediaError(path, f"it is truncated, at least {missing} bytes are missing; copy or download it again")
         yield
     except av.error.FFmpegError as error:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from m4v.core.errors import UserError
-from m4v.recipes import toybox_m, toybox_xs
+from m4v.recipes import paper_pyramid, paper_wan, toybox_m, toybox_stages, toybox_xs
 from m4v.recipes.debug import debug
 from m4v.recipes.finetune import finetune
 from m4v.training.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "debug": debug,
+    "finetune": finetune,
     "toybox-xs": toybox_xs.chain,
     "toybox-xs-vae": toybox_xs.vae,
     "toybox-xs-t2i": toybox_xs.t2i,
@@ -18,8 +19,33 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "toybox-m-vae": toybox_m.vae,
     "toybox-m-t2i": toybox_m.t2i,
     "toybox-m-t2v": toybox_m.t2v,
-    "finetune": finetune,
+    "toybox-attention-base": toybox_stages.attention_base,
+    "toybox-match": toybox_stages.match,
+    "toybox-convert": toybox_stages.convert,
+    "toybox-t2i": toybox_stages.t2i,
+    "toybox-t2v-short": toybox_stages.t2v_short,
+    "toybox-t2v-long": toybox_stages.t2v_long,
+    "toybox-t2v-large": toybox_stages.large,
+    "toybox-t2v-large-long": toybox_stages.large_long,
+    "toybox-quality": toybox_stages.quality,
+    "toybox-reward": toybox_stages.reward,
+    "toybox-wan-short": toybox_stages.wan_short,
+    "toybox-wan-long": toybox_stages.wan_long,
+    "toybox-ablation": toybox_stages.ablation,
+    "paper-attention-base-384p": paper_pyramid.attention_base,
+    "paper-convert-384p": paper_pyramid.convert,
+    "paper-t2i-384p": paper_pyramid.t2i,
+    "paper-t2v-57f-384p": paper_pyramid.t2v_2s,
+    "paper-t2v-121f-384p": paper_pyramid.t2v_5s,
+    "paper-t2v-121f-768p": paper_pyramid.large_5s,
+    "paper-t2v-241f-768p": paper_pyramid.large_10s,
+    "paper-quality-768p": paper_pyramid.quality,
+    "paper-reward-768p": paper_pyramid.reward,
+    "paper-wan-480p": paper_wan.wan_480p,
+    "paper-wan-720p": paper_wan.wan_720p,
+    "paper-ablation-121f-384p": paper_pyramid.ablation,
 }
+"""In the order in which they are trained: the small models, the paper's stages in toybox size, then in its own."""
 
 
 def list_recipes() -> dict[str, str]:

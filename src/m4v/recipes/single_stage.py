@@ -1,8 +1,9 @@
 """Cutting one stage out of a whole chain."""
 
 from dataclasses import replace
+from typing import Any
 
-from m4v.training.config import PerDevice, RunConfig, StageName
+from m4v.training.config import STAGE_NAMES, PerDevice, RunConfig, StageName
 
 _SKIPPED = PerDevice(cpu=0, accelerator=0)
 
@@ -15,10 +16,7 @@ def only(config: RunConfig, stage: StageName, name: str) -> RunConfig:
         stage: The one to keep.
         name: Name of the new recipe.
     """
-    return replace(
-        config,
-        name=name,
-        vae=config.vae if stage == "vae" else replace(config.vae, steps=_SKIPPED),
-        t2i=config.t2i if stage == "t2i" else replace(config.t2i, steps=_SKIPPED),
-        t2v=config.t2v if stage == "t2v" else replace(config.t2v, steps=_SKIPPED),
-    )
+    skipped: dict[str, Any] = {
+        str(other): replace(config.stage(other), steps=_SKIPPED) for other in STAGE_NAMES if other != stage
+    }
+    return replace(config, name=name, **skipped)

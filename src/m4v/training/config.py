@@ -3,76 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from m4v.core.errors import UserError
-from m4v.flow.config import FullSequenceFlowConfig, PyramidFlowConfig
-from m4v.models.denoiser.config import PRESETS, DenoiserConfig
-from m4v.models.text.config import TextEncoderConfig
-from m4v.models.vae.config import CausalVideoVAEConfig
+from m4v.flow.config import FullSequenceFlowConfig
+from m4v.training.data_config import DataConfig as DataConfig
+from m4v.training.flow_config import FlowStageConfig as FlowStageConfig
+from m4v.training.flow_config import check_mixture
+from m4v.training.guard_config import GuardConfig
+from m4v.training.lora_config import LoraConfig
+from m4v.training.matching_config import MatchStageConfig
+from m4v.training.models_config import ModelsConfig as ModelsConfig
+from m4v.training.optim_config import OptimConfig as OptimConfig
+from m4v.training.optim_config import PerDevice as PerDevice
+from m4v.training.optim_config import require as _require
+from m4v.training.parallel_config import ParallelConfig
+from m4v.training.reward_config import RewardStageConfig
 
 Precision = Literal["auto", "bf16", "fp32"]
-StageName = Literal["vae", "t2i", "t2v"]
-STAGE_NAMES: tuple[StageName, ...] = ("vae", "t2i", "t2v")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerDevice:
-    """A count that differs between a CPU and an accelerator, so that one recipe serves both.
-
-    Attributes:
-        cpu: Value on a CPU.
-        accelerator: Value on any other device.
-    """
-
-    cpu: int
-    accelerator: int
-
-    def __post_init__(self) -> None:
-        _require(min(self.cpu, self.accelerator) >= 0, f"Counts must be at least 0, not {self}.")
-
-    def on(self, device_type: str) -> int:
-        """Return the value for a device type such as `cpu` or `cuda`."""
-        return self.cpu if device_type == "cpu" else self.accelerator
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW with warm-up, a hold, cosine decay and an exponential moving average of the weights.
-
-    Attributes:
-        lr: Peak learning rate, above 0.
-        betas: Moment decays of AdamW, each in [0, 1).
-        eps: Denominator floor of AdamW.
-        weight_decay: Decoupled decay of matrices; vectors, biases and state-space A, dt, D are never decayed.
-        warmup_steps: Steps of linear growth from 0 to `lr`.
-        hold_share: Share of the stage's steps (warm-up included) before the decay starts, in [0, 1].
-        final_lr_share: Floor of the cosine decay as a share of `lr`, in [0, 1].
-        clip_norm: Largest norm of the whole gradient, above 0.
-        ema_decay: Largest decay of the moving average, in [0, 1); warmed up as min(d, (1 + t) / (10 + t)).
-    """
-
-    lr: float = 1.5e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    warmup_steps: int = 200
-    hold_share: float = 0.4
-    final_lr_share: float = 0.05
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr is {self.lr}; it must be above 0.")
-        _require(all(0 <= beta < 1 for beta in self.betas), f"optim.betas are {self.betas}; each must be in [0, 1).")
-        _require(self.warmup_steps >= 0, f"optim.warmup_steps is {self.warmup_steps}; it must be at least 0.")
-        _require(0 <= self.hold_share <= 1, f"optim.hold_share is {self.hold_share}; it must be in [0, 1].")
-        _require(0 <= self.final_lr_share <= 1, f"optim.final_lr_share is {self.final_lr_share}; it must be in [0, 1].")
-        _require(self.clip_norm > 0, f"optim.clip_norm is {self.clip_norm}; it must be above 0.")
-        _require(0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; it must be in [0, 1).")
+InitPart = Literal["vae", "text", "transformer"]
+StageName = Literal["vae", "t2i", "match", "t2v", "clips", "reward"]
+STAGE_NAMES: tuple[StageName, ...] = ("vae", "t2i", "match", "t2v", "clips", "reward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,54 +62,8 @@ class VaeStageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowStageConfig:
-    """A stage that trains the denoiser and the text encoder by pyramid flow matching; 0 steps skip it.
-
-    Attributes:
-        steps: Optimiser steps.
-        batch_size: Items (one unit at one level) per step; split evenly over the columns.
-        optim: Optimiser settings.
-        images_per_window: Image batches in every window of the mixture.
-        videos_per_window: Video batches in every window; 1 and 8 is the paper's mixture, 1 and 0 is text-to-image.
-        columns: Columns per pyramid level, coarsest first; a column has one level, one unit and an equal batch share.
-        unit_rule: `uniform` draws the unit of every column independently; `complement` gives the finest level a
-            unit and the others its mirror image, which balances sequence lengths (Pyramid-Flow).
-        corruption: Largest noise share eta of the history (Appendix A.3), in [0, 1].
-        corruption_rule: `linear` grows from the oldest to the newest frame (the paper), `constant` is one level for all
-            (Pyramid-Flow).
-        text_drop: Share of captions replaced by the empty prompt, for classifier-free guidance.
-        history_window: Most history units an item sees; unset means all.
-    """
-
-    steps: PerDevice = PerDevice(cpu=0, accelerator=0)
-    batch_size: PerDevice = PerDevice(cpu=32, accelerator=1024)
-    optim: OptimConfig = OptimConfig()
-    images_per_window: int = 1
-    videos_per_window: int = 8
-    columns: tuple[int, ...] = (1, 2, 1)
-    unit_rule: Literal["uniform", "complement"] = "uniform"
-    corruption: float = 1 / 3
-    corruption_rule: Literal["linear", "constant"] = "linear"
-    text_drop: float = 0.1
-    history_window: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_mixture(self.images_per_window, self.videos_per_window, self.text_drop)
-        _require(
-            min(self.columns, default=0) >= 0 and sum(self.columns) > 0,
-            f"columns is {self.columns}; give a count of at least 0 per level, not all 0.",
-        )
-        for size in (self.batch_size.cpu, self.batch_size.accelerator):
-            _require(
-                size > 0 and size % sum(self.columns) == 0,
-                f"batch_size is {size}, but it must be a multiple of the {sum(self.columns)} columns.",
-            )
-        _require(0 <= self.corruption <= 1, f"corruption is {self.corruption}; it must be in [0, 1].")
-
-
-@dataclass(frozen=True, kw_only=True)
 class FullSequenceStageConfig:
-    """A stage that trains a denoiser on whole clips, without a pyramid; the text encoder is frozen.
+    """A stage that trains a denoiser on whole clips, without a pyramid (Wan base).
 
     Attributes:
         steps: Optimiser steps.
@@ -170,6 +72,7 @@ class FullSequenceStageConfig:
         images_per_window: Image batches in every window of the mixture.
         videos_per_window: Video batches in every window.
         text_drop: Share of captions replaced by the empty prompt, for classifier-free guidance.
+        train_text: Train the text encoder too; only for small models built by a recipe, never for released weights.
         flow: Shift and timestep distribution.
     """
 
@@ -179,87 +82,13 @@ class FullSequenceStageConfig:
     images_per_window: int = 1
     videos_per_window: int = 8
     text_drop: float = 0.1
+    train_text: bool = False
     flow: FullSequenceFlowConfig = field(default_factory=FullSequenceFlowConfig)
 
     def __post_init__(self) -> None:
-        _check_mixture(self.images_per_window, self.videos_per_window, self.text_drop)
+        check_mixture(self.images_per_window, self.videos_per_window, self.text_drop)
         for size in (self.batch_size.cpu, self.batch_size.accelerator):
             _require(size > 0, f"batch_size is {size}; it must be at least 1.")
-
-
-def _check_mixture(images_per_window: int, videos_per_window: int, text_drop: float) -> None:
-    _require(
-        min(images_per_window, videos_per_window) >= 0 and images_per_window + videos_per_window > 0,
-        f"The mixture is {images_per_window} image and {videos_per_window} video batches; "
-        "neither may be negative and one must be above 0.",
-    )
-    _require(0 <= text_drop <= 1, f"text_drop is {text_drop}; it must be in [0, 1].")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where clips come from and what they are cut to.
-
-    Attributes:
-        source: `toybox` renders clips; `folder` reads video files with captions.
-        folder: The folder, when `source` is `folder`.
-        tier: World size, when `source` is `toybox`.
-        split: Combinations used, when `source` is `toybox`.
-        num_clips: Distinct clips to draw from; a folder never gives more than it holds.
-        num_frames: Frames of a clip; must suit the VAE. 0 takes the initial model's own, as do the next three.
-        height: Rows of a frame.
-        width: Columns of a frame.
-        fps: Frames per second; folder videos are resampled to it.
-        num_threads: Threads that render or decode; 0 uses every core.
-    """
-
-    source: Literal["toybox", "folder"] = "toybox"
-    folder: str | None = None
-    tier: str = "xs"
-    split: str = "train"
-    num_clips: PerDevice = PerDevice(cpu=4096, accelerator=60_000)
-    num_frames: int = 17
-    height: int = 64
-    width: int = 64
-    fps: float = 8.0
-    num_threads: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelsConfig:
-    """Networks that a run builds when none are loaded.
-
-    Attributes:
-        vae: Shape of the autoencoder.
-        denoiser: Shape of the denoiser.
-        text: Shape of the text encoder.
-        flow: Constants of pyramid flow matching.
-    """
-
-    vae: CausalVideoVAEConfig = field(default_factory=CausalVideoVAEConfig.toybox_xs)
-    denoiser: DenoiserConfig = field(default_factory=lambda: PRESETS["toybox-xs"])
-    text: TextEncoderConfig = field(default_factory=TextEncoderConfig.toybox_xs)
-    flow: PyramidFlowConfig = field(default_factory=PyramidFlowConfig)
-
-    def __post_init__(self) -> None:
-        pairs = (
-            (
-                "models.denoiser.in_channels",
-                self.denoiser.in_channels,
-                "models.vae.latent_channels",
-                self.vae.latent_channels,
-            ),
-            ("models.denoiser.text_dim", self.denoiser.text_dim, "models.text.model_dim", self.text.model_dim),
-            (
-                "models.denoiser.pooled_text_dim",
-                self.denoiser.pooled_text_dim,
-                "models.text.model_dim",
-                self.text.model_dim,
-            ),
-            ("models.denoiser.num_levels", self.denoiser.num_levels, "models.flow.num_levels", self.flow.num_levels),
-        )
-        for name, value, other_name, other in pairs:
-            _require(value == other, f"{name} is {value}, but {other_name} is {other}; they must be equal.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +96,10 @@ class SamplesConfig:
     """Videos of fixed prompts made while training; the same numbers become the exported model's defaults.
 
     Attributes:
-        prompts: What to sample; none switches sampling off.
+        prompts: What to sample; none means captions of the data. A video without prompt and one with its first frame
+            given are always added.
+        file: JSON file with more: objects with `caption`, and as wished `image_path`, `video_path`,
+            `num_inference_steps`, `height`, `width`, `num_frames`, `frame_rate`, `seed`.
         every_steps: Steps between samplings; the end of a stage is always sampled.
         first_steps: Solver steps per level of unit 0.
         later_steps: Solver steps per level of later units.
@@ -276,6 +108,7 @@ class SamplesConfig:
     """
 
     prompts: tuple[str, ...] = ()
+    file: str | None = None
     every_steps: PerDevice = PerDevice(cpu=1000, accelerator=2000)
     first_steps: int = 4
     later_steps: int = 3
@@ -292,55 +125,74 @@ class SavingConfig:
         checkpoint_minutes: Minutes between checkpoints; stage ends and stops always write one.
         export_minutes: Minutes between exports of the averaged weights.
         keep_last: Checkpoints kept.
+        keep_every: Checkpoints of steps divisible by this are kept for good; 0 means none.
     """
 
     log_every: int = 50
     checkpoint_minutes: float = 5.0
     export_minutes: float = 15.0
     keep_last: int = 2
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         _require(self.log_every > 0, f"saving.log_every is {self.log_every}; it must be at least 1.")
+        _require(self.keep_every >= 0, f"saving.keep_every is {self.keep_every}; it must be at least 0.")
         _require(self.keep_last > 0, f"saving.keep_last is {self.keep_last}; it must be at least 1.")
+
+
+StageConfig = VaeStageConfig | FlowStageConfig | MatchStageConfig | FullSequenceStageConfig | RewardStageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run: up to three stages, in this order, sharing data and networks.
+    """One training run: some of the stages, in the order of `STAGE_NAMES`, sharing data and networks.
 
     Attributes:
         name: Recipe name; the exported model carries it.
         seed: Every random draw of the run is a function of this and a counter.
         data: Where clips come from.
         models: Networks to build.
+        init_parts: What is taken from the folder of `--init-from`; other parts are built anew.
         vae: Autoencoder stage.
         t2i: Text-to-image stage.
+        match: Stage that fits converted layers to the attention they replace, before they are trained as a whole.
         t2v: Text-to-video stage.
+        clips: Whole-clip stage of the Wan base.
+        reward: Stage that adds reward learning to flow matching.
+        lora: Adapters that are trained instead of all weights.
         precision: `bf16` autocast, plain `fp32`, or `auto`: bf16 on CUDA, and on a CPU for stages it is faster for.
         device_graphs: On CUDA, record each layout's forward and backward once and replay them.
         compile_blocks: Compile the repeated blocks of the denoiser.
         samples: Videos made while training.
         saving: How often to write.
+        parallel: How work and memory are spread over devices.
+        guard: What is done about losses that leave their usual range.
     """
 
     name: str
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
+    init_parts: tuple[InitPart, ...] = ("vae", "text", "transformer")
     vae: VaeStageConfig = field(default_factory=VaeStageConfig)
     t2i: FlowStageConfig = field(default_factory=lambda: FlowStageConfig(images_per_window=1, videos_per_window=0))
+    match: MatchStageConfig = field(default_factory=MatchStageConfig)
     t2v: FlowStageConfig = field(default_factory=FlowStageConfig)
+    clips: FullSequenceStageConfig = field(default_factory=FullSequenceStageConfig)
+    reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     precision: Precision = "auto"
     device_graphs: bool = True
     compile_blocks: bool = False
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
-    def stage(self, name: StageName) -> VaeStageConfig | FlowStageConfig:
+    def stage(self, name: StageName) -> StageConfig:
         """Return a stage's settings by name."""
-        if name == "vae":
-            return self.vae
-        return self.t2i if name == "t2i" else self.t2v
+        stage: StageConfig = getattr(self, name)
+        return stage
 
     def stages(self, device_type: str) -> tuple[tuple[StageName, int], ...]:
         """Names and step counts of the stages that run on a device type.

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from m4v.checkpoints.shards import fill
+from m4v.training.sharding import local
+
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     """All parameters of several modules under `module/parameter` names."""
@@ -13,7 +16,7 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter
 
 
 class Ema:
-    """A 32-bit shadow of every parameter, updated after each optimiser step.
+    """A 32-bit shadow of every parameter, updated after each optimiser step; of a sharded one, this rank's part.
 
     The decay is warmed up, min(decay, (1 + t) / (10 + t)), so that early weights are forgotten quickly.
     """
@@ -31,8 +34,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Move the shadow towards the present weights."""
         torch._foreach_lerp_(
-            list(self.shadow.values()),
-            [value.detach() for value in self.parameters.values()],
+            [local(value) for value in self.shadow.values()],
+            [local(value.detach()) for value in self.parameters.values()],
             1.0 - self.decay_at(step),
         )
 
@@ -40,7 +43,7 @@ class Ema:
     def load(self, shadow: Mapping[str, Tensor]) -> None:
         """Replace the shadow by saved tensors of the same names."""
         for name, value in self.shadow.items():
-            value.copy_(shadow[name])
+            fill(value, shadow[name])
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

@@ -12,9 +12,14 @@ from m4v.core.config_io import to_plain
 from m4v.core.files import atomic_path
 from m4v.flow.scheduler import PyramidFlowScheduler
 from m4v.models.parameters import count_parameters
+from m4v.models.text.vocabulary import merge_new_words
 from m4v.pipelines.config import GenerationDefaults
+from m4v.training.base_export import export_on_base
 from m4v.training.config import RunConfig
+from m4v.training.lora import merge_adapters
 from m4v.training.networks import Networks
+from m4v.training.starting_networks import AnyNetworks
+from m4v.training.wan_networks import WanNetworks
 
 
 def generation_defaults(config: RunConfig) -> GenerationDefaults:
@@ -34,7 +39,7 @@ def generation_defaults(config: RunConfig) -> GenerationDefaults:
 
 
 def training_facts(
-    config: RunConfig, networks: Networks, stages: Mapping[str, Mapping[str, Any]], device: torch.device
+    config: RunConfig, networks: AnyNetworks, stages: Mapping[str, Mapping[str, Any]], device: torch.device
 ) -> dict[str, Any]:
     """What a model card should say about a run.
 
@@ -73,22 +78,31 @@ def git_commit() -> str | None:
     return result.stdout.strip()
 
 
-def export_vae(target: Path, networks: Networks) -> Path:
-    """Write a folder that holds only the autoencoder, in bf16."""
+def export_vae(target: Path, networks: AnyNetworks) -> Path:
+    """Write a folder that holds only the autoencoder, in bf16; Wan's stays in float32."""
     with atomic_path(target) as temporary:
         temporary.mkdir()
-        vae: Any = in_dtype(networks.vae, torch.bfloat16)
+        vae: Any = networks.vae.vae if isinstance(networks, WanNetworks) else in_dtype(networks.vae, torch.bfloat16)
         vae.save_pretrained(temporary / "vae")
     return target
 
 
 def export_model(target: Path, config: RunConfig, networks: Networks, facts: Mapping[str, Any]) -> Path:
-    """Write a whole model folder, in bf16; the networks must hold the averaged weights."""
+    """Write a whole model folder, in bf16; the networks must hold the averaged weights.
+
+    Networks with adapters are written with the adapters added in. Text encoders and autoencoder of a large base are
+    linked from its folder.
+    """
+    transformer = merge_adapters(networks.transformer) if networks.trainable else networks.transformer
+    if networks.base is not None:
+        return export_on_base(
+            target, config, networks.base, {"transformer": in_dtype(transformer, torch.bfloat16)}, facts
+        )
     return export_pipeline(
         target,
-        transformer=networks.transformer,
+        transformer=transformer,
         vae=networks.vae,
-        text_encoder=networks.text_encoder,
+        text_encoder=merge_new_words(networks.text_encoder),
         tokenizer=networks.tokenizer,
         scheduler=PyramidFlowScheduler.from_flow_config(config.models.flow),
         defaults=generation_defaults(config),

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from m4v.core.generators import generator_for
 from m4v.core.level_clip import LevelClip
 from m4v.core.seeds import fold_seed
+from m4v.core.text_conditioning import TextConditioning
 from m4v.flow.corruption import ConstantCorruption, HistoryCorruption, LinearCorruption, NoCorruption
 from m4v.flow.history import history_clips
 from m4v.flow.pyramid import latent_pyramid, split_frames
@@ -16,13 +19,14 @@ from m4v.flow.pyramid_flow import PyramidFlow
 from m4v.flow.schedule import PyramidSchedule
 from m4v.flow.unit_choice import ComplementUnits, UniformUnits, UnitChoice
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
-from m4v.models.text.encoder import encode_ids
+from m4v.models.text.encoder import encode_ids, token_states
 from m4v.training.bank_draws import BankDraws
 from m4v.training.column_loss import ColumnLosses
 from m4v.training.config import FlowStageConfig, StageName
 from m4v.training.latent_bank import LatentBank
 from m4v.training.loop import LossTerm
 from m4v.training.precision import autocast
+from m4v.training.row_share import ALL_ROWS, Piece, RowShare, generator_of_rows
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,31 @@ class Column:
     Attributes:
         level: Spatial pyramid level, 0 = coarsest.
         unit: Unit being denoised; the units before it are the history.
-        rows: Slice of the batch.
+        rows: Slice of what `batch` gives, which holds only the rows of this rank.
+        piece: Which column of the whole batch this is, and which rows of it.
     """
 
     level: int
     unit: int
     rows: slice
+    piece: Piece
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnInputs:
+    """What the denoiser is asked in one column, and the answer.
+
+    Attributes:
+        clips: Compressed and corrupted history, oldest first, then the noisy frame.
+        timesteps: Scheduler units, one per row.
+        text: Encoded captions; the text encoder's graph hangs on them.
+        velocity: What is to be predicted.
+    """
+
+    clips: tuple[LevelClip, ...]
+    timesteps: Float[Tensor, "b"]
+    text: TextConditioning
+    velocity: Float[Tensor, "b c 1 h w"]
 
 
 class PyramidFlowObjective:
@@ -47,7 +70,7 @@ class PyramidFlowObjective:
 
     Args:
         transformer: Trained in place.
-        text_encoder: Trained in place.
+        text_encoder: Trained in place, unless the settings or a second text encoder say otherwise.
         bank: Latents and captions, on the device of the networks.
         schedule: Tables of the pyramid.
         config: Mixture, columns, corruption, caption drop.
@@ -56,6 +79,9 @@ class PyramidFlowObjective:
         seed: Root of every random draw.
         use_bf16: Whether the forward pass runs in bf16.
         use_graphs: Record a device graph per layout; see `ColumnLosses`.
+        share: Which rows of every batch are computed here; all by default.
+        images: Still pictures for the image steps; None: they take the first frames of clips.
+        pooled_encoder: CLIP's text network for the pooled vector; then no text encoder is trained.
     """
 
     def __init__(
@@ -71,9 +97,14 @@ class PyramidFlowObjective:
         seed: int,
         use_bf16: bool,
         use_graphs: bool = False,
+        share: RowShare = ALL_ROWS,
+        images: LatentBank | None = None,
+        pooled_encoder: nn.Module | None = None,
     ) -> None:
         self.transformer = transformer
         self.text_encoder = text_encoder
+        self.pooled_encoder = pooled_encoder
+        self.trains_text = config.train_text and pooled_encoder is None
         self.bank = bank
         self.schedule = schedule
         self.config = config
@@ -89,6 +120,9 @@ class PyramidFlowObjective:
             images_per_window=config.images_per_window,
             videos_per_window=config.videos_per_window,
             text_drop=config.text_drop,
+            num_columns=sum(config.columns),
+            share=share,
+            images=images,
         )
         self.losses = ColumnLosses(transformer, use_bf16=use_bf16, use_graphs=use_graphs)
         self.corruption = _corruption(config)
@@ -98,22 +132,21 @@ class PyramidFlowObjective:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """Denoiser and text encoder."""
-        return {"transformer": self.transformer, "text_encoder": self.text_encoder}
+        """Denoiser, and the text encoder if it is trained."""
+        trained: dict[str, nn.Module] = {"transformer": self.transformer}
+        return trained | ({"text_encoder": self.text_encoder} if self.trains_text else {})
 
     def columns(self, step: int) -> tuple[Column, ...]:
-        """Levels and units of a step's columns, coarsest level first."""
+        """Levels and units of the columns, or parts of them, that this rank computes; coarsest level first."""
         levels = [level for level, count in enumerate(self.config.columns) for _ in range(count)]
-        num_rows = self.batch_size // len(levels)
         is_image = self.draws.is_image_step(step)
-        return tuple(
-            Column(
-                level,
-                0 if is_image else self._unit(step, index, level),
-                slice(index * num_rows, (index + 1) * num_rows),
-            )
-            for index, level in enumerate(levels)
-        )
+        found, first = [], 0
+        for piece in self.draws.pieces:
+            level, last = levels[piece.column], first + piece.stop - piece.start
+            unit = 0 if is_image else self._unit(step, piece.column, level)
+            found.append(Column(level, unit, slice(first, last), piece))
+            first = last
+        return tuple(found)
 
     def _unit(self, step: int, column: int, level: int) -> int:
         units = self.unit_choice.units(
@@ -128,24 +161,31 @@ class PyramidFlowObjective:
     def terms(self, batch: Mapping[str, Tensor], step: int) -> Iterator[LossTerm]:
         """Compute the columns one after the other; each weighs by its share of the rows."""
         columns = self.columns(step)
-        for index, column in enumerate(columns):
-            loss = self._column_loss(batch, column, step, index)
+        for column in columns:
+            inputs = self.column_inputs(batch, column, step)
+            loss = self.losses(inputs.clips, inputs.timesteps, inputs.text, inputs.velocity)
             yield LossTerm(
                 loss=loss,
                 weight=1.0 / len(columns),
                 metrics={f"loss/level-{column.level}": loss.detach(), f"loss/unit-{column.unit}": loss.detach()},
+                kind=f"{self.draws.kind(step)}/level-{column.level}",
+                is_last=column is columns[-1],
             )
 
-    def _column_loss(self, batch: Mapping[str, Tensor], column: Column, step: int, index: int) -> Tensor:
+    def column_inputs(self, batch: Mapping[str, Tensor], column: Column, step: int) -> ColumnInputs:
+        """What the denoiser is asked in one column: a function of batch, step, and the column's place in the whole."""
         latents = batch["latents"][column.rows]
         past, current = latents[:, :, : column.unit], latents[:, :, column.unit : column.unit + 1]
-        noise_generator = generator_for(self.seed, "noise", step, index, device=self.device)
+        piece = column.piece
+        noise_generator = generator_of_rows(
+            generator_for(self.seed, "noise", step, piece.column, device=self.device), piece
+        )
         target = self.flow.training_sample(
             current,
             column.level,
             noise_generator=noise_generator,
             # A CPU draw: the index looks up small tables, and a device draw would have to be waited for.
-            timestep_generator=generator_for(self.seed, "timestep", step, index),
+            timestep_generator=generator_of_rows(generator_for(self.seed, "timestep", step, piece.column), piece),
         )
         history = history_clips(
             split_frames(latent_pyramid(past, self.flow.num_levels)),
@@ -154,10 +194,18 @@ class PyramidFlowObjective:
             self.schedule.config.history_halvings,
         )
         history = self.corruption(history, noise_generator)
-        with autocast(self.use_bf16, self.device):
-            text = encode_ids(self.text_encoder, batch["token_ids"][column.rows], batch["token_mask"][column.rows])
-        clips = [*history, LevelClip(target.noisy_latents, column.level)]
-        return self.losses(clips, target.timesteps, text, target.velocity)
+        text = self.encode({name: value[column.rows] for name, value in batch.items() if name != "latents"})
+        clips = (*history, LevelClip(target.noisy_latents, column.level))
+        return ColumnInputs(clips=clips, timesteps=target.timesteps, text=text, velocity=target.velocity)
+
+    def encode(self, batch: Mapping[str, Tensor]) -> TextConditioning:
+        """Encode captions; a second, frozen text encoder gives the pooled vector if there is one."""
+        with autocast(self.use_bf16, self.device), torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
+            if self.pooled_encoder is None:
+                return encode_ids(self.text_encoder, batch["token_ids"], batch["token_mask"])
+            tokens = token_states(self.text_encoder, batch["token_ids"], batch["token_mask"])
+            pooled = self.pooled_encoder(input_ids=batch["pooled_ids"]).pooler_output
+            return TextConditioning(tokens.float(), batch["token_mask"], pooled.float())
 
     def num_items(self, step: int) -> int:
         """Items per step."""

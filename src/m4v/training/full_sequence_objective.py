@@ -16,10 +16,11 @@ from m4v.training.config import FullSequenceStageConfig
 from m4v.training.latent_bank import LatentBank
 from m4v.training.loop import LossTerm
 from m4v.training.precision import autocast
+from m4v.training.row_share import ALL_ROWS, Piece, RowShare, generator_of_rows
 
 
 class FullSequenceObjective:
-    """Training of a Wan denoiser on a bank of latents; the text encoder stays as it is.
+    """Training of a Wan denoiser on a bank of latents; the text encoder stays as it is unless settings say otherwise.
 
     Every step has one kind: an image step trains the first latent frame of every clip, which is a picture's latent; a
     video step trains whole clips. A dropped caption becomes the *encoded* empty prompt, since that is what guidance
@@ -27,7 +28,7 @@ class FullSequenceObjective:
 
     Args:
         transformer: Trained in place; called as `WanTransformer3DModel` is.
-        text_encoder: Frozen.
+        text_encoder: Frozen, unless `train_text` is set.
         bank: Latents and captions, on the device of the networks.
         config: Mixture, caption drop, flow.
         stage: Name that separates the random draws of stages.
@@ -35,6 +36,8 @@ class FullSequenceObjective:
         seed: Root of every random draw.
         use_bf16: Whether the forward pass runs in bf16.
         text_length: Rows the denoiser reads of every prompt; zeros after the real ones.
+        share: Which rows of every batch are computed here; all by default.
+        images: Still pictures for the image steps; None: they take the first frames of clips.
 
     Raises:
         UserError: if the bank's captions are longer than `text_length`.
@@ -54,12 +57,15 @@ class FullSequenceObjective:
         seed: int,
         use_bf16: bool,
         text_length: int = 512,
+        share: RowShare = ALL_ROWS,
+        images: LatentBank | None = None,
     ) -> None:
         longest = bank.token_ids.shape[1]
         if longest > text_length:
             raise UserError(f"The bank's captions have {longest} tokens, but the denoiser reads {text_length}.")
         self.transformer = transformer
-        self.text_encoder = text_encoder.requires_grad_(False).eval()
+        self.trains_text = config.train_text
+        self.text_encoder = text_encoder if self.trains_text else text_encoder.requires_grad_(False).eval()
         self.flow = FullSequenceFlow(config.flow)
         self.seed = fold_seed(seed, stage)
         self.batch_size = batch_size
@@ -73,12 +79,15 @@ class FullSequenceObjective:
             images_per_window=config.images_per_window,
             videos_per_window=config.videos_per_window,
             text_drop=config.text_drop,
+            share=share,
+            images=images,
         )
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """The denoiser alone."""
-        return {"transformer": self.transformer}
+        """The denoiser, and the text encoder if it is trained."""
+        trained: dict[str, nn.Module] = {"transformer": self.transformer}
+        return trained | ({"text_encoder": self.text_encoder} if self.trains_text else {})
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Take clips and captions; an image step keeps one latent frame of each."""
@@ -88,16 +97,26 @@ class FullSequenceObjective:
         return batch
 
     def terms(self, batch: Mapping[str, Tensor], step: int) -> Iterator[LossTerm]:
-        """Give the whole batch as one summand."""
+        """Give the whole batch as one summand, or each of this rank's parts of it as one."""
+        pieces = self.draws.pieces
+        first = 0
+        for piece in pieces:
+            rows = slice(first, first + piece.stop - piece.start)
+            first = rows.stop
+            yield self._term({name: value[rows] for name, value in batch.items()}, step, piece, 1.0 / len(pieces))
+
+    def _term(self, batch: Mapping[str, Tensor], step: int, piece: Piece, weight: float) -> LossTerm:
+        noise_generator = generator_for(self.seed, "noise", step, device=self.device)
         target = self.flow.training_sample(
             batch["latents"],
-            noise_generator=generator_for(self.seed, "noise", step, device=self.device),
-            timestep_generator=generator_for(self.seed, "timestep", step),
+            noise_generator=generator_of_rows(noise_generator, piece),
+            timestep_generator=generator_of_rows(generator_for(self.seed, "timestep", step), piece),
         )
         with autocast(self.use_bf16, self.device):
-            text = encode_wan_text(
-                self.text_encoder, batch["token_ids"], batch["token_mask"], text_length=self.text_length
-            )
+            with torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
+                text = encode_wan_text(
+                    self.text_encoder, batch["token_ids"], batch["token_mask"], text_length=self.text_length
+                ).float()
             predicted = self.transformer(
                 hidden_states=target.noisy_latents,
                 timestep=target.timesteps,
@@ -107,7 +126,7 @@ class FullSequenceObjective:
         errors = (predicted.float() - target.velocity).square().mean(dim=(1, 2, 3, 4))
         loss = (errors if target.loss_weight is None else errors * target.loss_weight).mean()
         kind = "image" if self.draws.is_image_step(step) else "video"
-        yield LossTerm(loss=loss, weight=1.0, metrics={f"loss/{kind}": loss.detach()})
+        return LossTerm(loss=loss, weight=weight, metrics={f"loss/{kind}": loss.detach()})
 
     def num_items(self, step: int) -> int:
         """Clips per step."""
@@ -118,7 +137,6 @@ class FullSequenceObjective:
         return self.draws.facts(step)
 
 
-@torch.no_grad()
 def encode_wan_text(
     text_encoder: UMT5EncoderModel | T5EncoderModel,
     ids: Int[Tensor, "b k"],

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from m4v.checkpoints.weights import save_tensors
 from m4v.core.errors import UserError
+from m4v.training.guard import nothing_known, save_batch
 from m4v.training.lr_schedule import lr_at
 from m4v.training.metrics import MeanMeter, MetricSink
 from m4v.training.optimizer import set_lr
 from m4v.training.progress import OnProgress, Pace, Progress
+from m4v.training.sharding import average_whole_gradients, clip_gradients
 from m4v.training.state import TrainState
 from m4v.training.stopping import StopSignal
 
@@ -30,11 +31,16 @@ class LossTerm:
         loss: Scalar, in 32 bits.
         weight: Its share of the step's loss.
         metrics: Device scalars to log as means.
+        kind: What its usual size depends on; a guard compares it with others of its kind.
+        is_last: Whether the step has no more summands. Ranks exchange gradients after such a one; saying so for every
+            summand is right too, and exchanges more.
     """
 
     loss: Tensor
     weight: float
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    kind: str = "loss"
+    is_last: bool = True
 
 
 class Objective(Protocol):
@@ -74,13 +80,16 @@ class Periodic:
     def __post_init__(self) -> None:
         self._last = time.monotonic()
 
-    def run_if_due(self, step: int) -> None:
-        """Act if the step or the clock says so."""
+    def is_due(self, step: int) -> bool:
+        """Whether the step or the clock says so."""
         by_steps = self.every_steps > 0 and step % self.every_steps == 0
         by_time = self.every_seconds is not None and time.monotonic() - self._last >= self.every_seconds
-        if by_steps or by_time:
-            self.action()
-            self._last = time.monotonic()
+        return by_steps or by_time
+
+    def run(self) -> None:
+        """Act, and count time from now."""
+        self.action()
+        self._last = time.monotonic()
 
 
 def train_step(
@@ -99,15 +108,21 @@ def train_step(
     values: list[Mapping[str, Tensor]] = []
     for term in objective.terms(batch, state.step):
         weighted = term.loss * term.weight
+        state.sharded.synchronise(term.is_last)
         weighted.backward()
+        if state.guard is not None:
+            state.guard.note(term.kind, term.loss, state.step)
         total = weighted.detach() if total is None else total + weighted.detach()
         values.append(term.metrics)
     assert total is not None
-    norm = nn.utils.clip_grad_norm_(state.parameters, state.config.clip_norm)
+    average_whole_gradients(state.parallel, state.parameters)
+    norm = clip_gradients(state.parameters, state.config.clip_norm)
     state.note_finite(total, norm)
+    if state.guard is not None:
+        state.guard.allow_update(state.optimizer)
     state.optimizer.step()
     # Zeroed, not dropped: recorded device graphs need gradients to stay where they are.
-    state.optimizer.zero_grad(set_to_none=False)
+    state.zero_gradients()
     state.ema.update(state.step)
     state.items += objective.num_items(state.step)
     state.step += 1
@@ -115,16 +130,26 @@ def train_step(
 
 
 def check_finite(objective: Objective, state: TrainState, dump_folder: Path) -> None:
-    """Stop a run that diverged, keeping the evidence.
+    """Stop a run that diverged, keeping the evidence, and say which losses were strange.
 
     Raises:
         TrainingDiverged: if any step so far had a NaN or infinite loss or gradient.
+        LossSpike: if a loss left its usual range and the guard is to stop.
     """
     step = state.first_bad_step()
+    guard = state.guard
     if step is None:
+        if guard is not None:
+            guard.report(objective.batch, state.first_global_step, state.parallel.suffix)
         return
-    path = dump_folder / f"bad-batch-step-{state.first_global_step + step}.safetensors"
-    save_tensors(path, objective.batch(step))
+    global_step = state.first_global_step + step
+    path = save_batch(
+        dump_folder / f"bad-batch-step-{global_step}{state.parallel.suffix}",
+        objective.batch(step),
+        {"step": global_step, "stage_step": step},
+        nothing_known if guard is None else guard.describe,
+    )
+    state.parallel.wait()
     raise TrainingDiverged(
         f"The loss or gradient of step {step} is not a finite number. Its batch is in {path}; the last checkpoint is "
         "untouched. Resume with a lower learning rate or in fp32."
@@ -156,7 +181,7 @@ def run_stage(
     pace = Pace(state.step, num_steps)
     mark, items_at_mark = time.perf_counter(), state.items
     while state.step < num_steps:
-        reason = stop.reason()
+        reason = _agreed_reason(stop, state)
         if reason is not None:
             check_finite(objective, state, run_dir)
             state.seconds += time.perf_counter() - mark
@@ -165,7 +190,7 @@ def run_stage(
             meter.add(values)
         stop.count_step()
         if state.step % log_every == 0 or state.step == num_steps:
-            means = meter.take()
+            means = meter.take(state.parallel.gather)
             now = time.perf_counter()
             state.seconds += now - mark
             rate = (state.items - items_at_mark) / max(now - mark, 1e-9)
@@ -184,9 +209,19 @@ def run_stage(
             )
             check_finite(objective, state, run_dir)
         pause = time.perf_counter()
-        for entry in periodic:
-            entry.run_if_due(state.step)
+        # One rank's clock decides for all, since what is due may need all of them.
+        due = state.parallel.largest(*(entry.is_due(state.step) for entry in periodic))
+        for entry, is_due in zip(periodic, due, strict=True):
+            if is_due:
+                entry.run()
         # Looking and saving are not training: they count neither as its time nor against its pace.
         mark += time.perf_counter() - pause
     check_finite(objective, state, run_dir)
     return None
+
+
+def _agreed_reason(stop: StopSignal, state: TrainState) -> str | None:
+    """A reason to stop that any rank has, known to all of them at the same step."""
+    reason = stop.reason()
+    (is_stopping,) = state.parallel.largest(reason is not None)
+    return (reason or "another rank was stopped") if is_stopping else None

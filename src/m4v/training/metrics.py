@@ -2,9 +2,9 @@
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -108,11 +108,18 @@ class MeanMeter:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        """Return the means and start anew."""
-        if not self._sums:
-            return {}
-        totals = torch.stack(list(self._sums.values())).tolist()
-        means = {name: total / self._counts[name] for name, total in zip(self._sums, totals, strict=True)}
+    def take(self, gather: Callable[[Any], list[Any]] | None = None) -> dict[str, float]:
+        """Return the means and start anew.
+
+        Args:
+            gather: Gives the value of every rank, so that means are over all of them.
+        """
+        sums = torch.stack(list(self._sums.values())).tolist() if self._sums else []
+        own = {name: (total, self._counts[name]) for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._counts = {}, {}
-        return means
+        totals: dict[str, tuple[float, int]] = {}
+        for part in [own] if gather is None else gather(own):
+            for name, (total, count) in part.items():
+                before, number = totals.get(name, (0.0, 0))
+                totals[name] = (before + total, number + count)
+        return {name: total / count for name, (total, count) in totals.items()}

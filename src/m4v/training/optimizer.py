@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from m4v.checkpoints.shards import fill
 from m4v.training.config import OptimConfig
 from m4v.training.ema import named_parameters
 
@@ -20,16 +22,20 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
 
 
 def build_optimizer(modules: Mapping[str, nn.Module], config: OptimConfig) -> torch.optim.AdamW:
-    """Build AdamW with a decayed and an undecayed group; fused, one kernel for all parameters."""
-    named = {name: value for name, value in named_parameters(modules).items() if value.requires_grad}
-    decayed = [value for name, value in named.items() if is_decayed(name, value)]
-    others = [value for name, value in named.items() if not is_decayed(name, value)]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    """Build AdamW with decayed and undecayed groups; fused, one kernel for all parameters of a group.
+
+    Parameters that are sharded and ones that every rank holds whole never share a group: no kernel takes both.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, value in named_parameters(modules).items():
+        if value.requires_grad:
+            groups.setdefault((not is_decayed(name, value), isinstance(value, DTensor)), []).append(value)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+        [{"params": groups[kind], "weight_decay": 0.0 if kind[0] else config.weight_decay} for kind in sorted(groups)],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
     )
 
 
@@ -56,4 +62,7 @@ def load_optimizer_tensors(
     for full_name, value in tensors.items():
         name, key = full_name.rsplit(":", 1)
         parameter = named[name]
-        optimizer.state[parameter][key] = value.to(parameter.device).clone()
+        is_moment = value.shape == parameter.shape
+        state = torch.empty_like(parameter) if is_moment else torch.empty_like(value, device=parameter.device)
+        fill(state, value)
+        optimizer.state[parameter][key] = state.detach()

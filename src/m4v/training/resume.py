@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from m4v.core.errors import UserError
 from m4v.training.config import STAGE_NAMES, DataConfig, RunConfig
 
 logger = logging.getLogger(__name__)
+_MISSING = object()
 
 # A change of these would continue with other shapes or another order of data.
 _FIXED = ("seed", "data", "models", "batch_size", "columns", "images_per_window", "videos_per_window", "unit_rule")
@@ -72,22 +73,29 @@ def _load(path: Path) -> ResumePoint:
     return ResumePoint(tensors, metadata, from_plain(RunConfig, metadata["config"]))
 
 
-def reconcile(wanted: RunConfig, point: ResumePoint) -> RunConfig:
+def reconcile(wanted: RunConfig, point: ResumePoint, override: Sequence[str] = ()) -> RunConfig:
     """Combine the present settings with those of a checkpoint: the present ones win where that is safe.
 
-    Networks always come from the checkpoint, which knows what was loaded and measured.
+    Networks always come from the checkpoint, which knows what was loaded and measured. The number of ranks may change.
+
+    Args:
+        wanted: Present settings.
+        point: The checkpoint.
+        override: Fixed settings that may differ all the same, each with everything below it.
 
     Raises:
-        UserError: if a setting that fixes tensor shapes or the order of data differs.
+        UserError: if another setting that fixes tensor shapes or the order of data differs, or an override names none.
     """
+    _check_override(override, to_plain(wanted))
     wanted = dataclasses.replace(wanted, models=point.config.models, data=_complete(wanted.data, point.config.data))
     differences = list(_differences(to_plain(point.config), to_plain(wanted)))
-    fatal = [line for key, line in differences if _is_fixed(key)]
+    fatal = [line for key, line in differences if _is_fixed(key) and not _is_below(key, override)]
     if fatal:
         raise UserError(
             "The checkpoint was made with other settings that cannot change during a run:\n  "
             + "\n  ".join(fatal)
-            + "\nUse the former values, or start another run folder with --init-from."
+            + "\nUse the former values, name what may differ with --resume-override KEY, or start another run "
+            "folder with --init-from."
         )
     for _, line in differences:
         logger.warning("Setting changed since the checkpoint: %s", line)
@@ -105,6 +113,21 @@ def _complete(wanted: DataConfig, stored: DataConfig) -> DataConfig:
         width=wanted.width or stored.width,
         fps=wanted.fps or stored.fps,
     )
+
+
+def _is_below(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _check_override(names: Sequence[str], settings: Mapping[str, Any]) -> None:
+    for name in names:
+        value: Any = settings
+        for part in name.split("."):
+            value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+        if value is _MISSING:
+            raise UserError(f"--resume-override {name}: there is no such setting; expected one such as data.folder.")
+        if _is_below(name, ("models",)):
+            raise UserError(f"--resume-override {name}: networks always are those of the checkpoint; use --init-from.")
 
 
 def _is_fixed(key: str) -> bool:

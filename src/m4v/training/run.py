@@ -1,5 +1,6 @@
 """A whole run: its stages in order, each resumable, ending in an exported model (Appendix D: progressive training)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from m4v.checkpoints.run_folder import RunFolder
 from m4v.core.devices import choose_device
 from m4v.core.errors import UserError
 from m4v.training.config import RunConfig
-from m4v.training.metrics import MetricSink, open_sinks
+from m4v.training.data_config import missing_folders, with_folder
+from m4v.training.metrics import ManySinks, MetricSink, open_sinks
+from m4v.training.parallel import parallel_session, place_of_rank
 from m4v.training.precision import fast_kernels
 from m4v.training.progress import OnProgress, Progress, ignore_progress
 from m4v.training.resume import ResumePoint, find_resume_point, reconcile
-from m4v.training.sources import with_folder
 from m4v.training.stages import make_stage
 from m4v.training.stopping import StopSignal
 from m4v.training.workbench import Workbench
@@ -27,6 +29,7 @@ def train(
     data: Path | str | None = None,
     resume: str = "auto",
     init_from: Path | str | None = None,
+    resume_override: Sequence[str] = (),
     device: str = "auto",
     max_seconds: float | None = None,
     max_steps: int | None = None,
@@ -43,6 +46,8 @@ def train(
         data: Folder of captioned videos, instead of the recipe's own data.
         resume: `auto`, `never`, or the path of a checkpoint.
         init_from: Model folder, run folder or bundled name whose weights a new run starts from.
+        resume_override: Settings, such as `data.folder`, that may differ from a checkpoint's although they fix tensor
+            shapes or the order of data.
         device: `auto`, or a torch device.
         max_seconds: Wall-clock budget; no step begins after it.
         max_steps: Most steps taken now, at least 1.
@@ -58,26 +63,27 @@ def train(
         >>> train(get_recipe("debug"), run_dir="runs/debug")
     """
     stop = StopSignal(max_seconds, max_steps)
-    place = choose_device(device)
-    report = on_progress or ignore_progress
+    place = place_of_rank(choose_device(device))
     config = replace(config, data=with_folder(config.data, data))
     folder = RunFolder(run_dir)
-    point = find_resume_point(folder, resume)
-    if point is not None:
-        config = reconcile(config, point)
-        report(Progress(phase=point.stage, done=0, total=0, message=f"Resuming at step {point.global_step}."))
-    _check_start(config, place, has_weights=point is not None or init_from is not None)
-    with fast_kernels(place), stop.listening():
+    with parallel_session(config.parallel, place) as parallel, fast_kernels(place), stop.listening():
+        report = (on_progress if parallel.is_main else None) or ignore_progress
+        point = find_resume_point(folder, resume)
+        if point is not None:
+            config = reconcile(config, point, resume_override)
+            report(Progress(phase=point.stage, done=0, total=0, message=f"Resuming at step {point.global_step}."))
+        _check_start(config, place, has_weights=point is not None or init_from is not None)
         bench = Workbench(
             config,
             folder,
             place,
             stop=stop,
             on_progress=report,
-            init_from=None if init_from is None else _model_folder(init_from),
+            init_from=None if init_from is None else find_model_folder(init_from),
             is_resumed=point is not None,
+            parallel=parallel,
         )
-        sink = open_sinks(folder.path, 0 if point is None else point.global_step)
+        sink = open_sinks(folder.path, 0 if point is None else point.global_step) if parallel.is_main else ManySinks([])
         try:
             _run_stages(bench, point, sink)
         finally:
@@ -88,8 +94,11 @@ def train(
 def _check_start(config: RunConfig, device: torch.device, *, has_weights: bool) -> None:
     """Refuse a run that could only end in noise."""
     first_stage, _ = config.stages(device.type)[0]
-    if config.data.source == "folder" and config.data.folder is None:
-        raise UserError(f"Recipe {config.name} trains on your own videos; give their folder with --data DIR.")
+    if missing := missing_folders(config.data):
+        names = ", ".join(source.path or source.name for source in missing)
+        raise UserError(
+            f"Recipe {config.name} trains on your own videos; give their folder with --data DIR. Not there: {names}."
+        )
     if first_stage != "vae" and not has_weights:
         raise UserError(
             f"Recipe {config.name} begins with {first_stage}, which needs a trained autoencoder; give a model or run "
@@ -117,7 +126,8 @@ def _run_stages(bench: Workbench, point: ResumePoint | None, sink: MetricSink) -
             return
 
 
-def _model_folder(name: Path | str) -> Path:
+def find_model_folder(name: Path | str) -> Path:
+    """Find what `--init-from` names: a run folder's export, a model folder or part of one, or a bundled model."""
     path = Path(name)
     if (path / "export").is_dir():
         return path / "export"

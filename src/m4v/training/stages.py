@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ from torch import nn
 
 from m4v.core.config_io import to_plain
 from m4v.flow.schedule import PyramidSchedule
-from m4v.training.config import FlowStageConfig, StageName, VaeStageConfig
+from m4v.training.config import FlowStageConfig, StageConfig, StageName, VaeStageConfig
+from m4v.training.curves import CURVES, write_curves
 from m4v.training.exporting import export_model, export_vae, training_facts
+from m4v.training.fine_tuning import exports_whole_model
 from m4v.training.flow_objective import PyramidFlowObjective
+from m4v.training.guard import Guard, batch_describer
 from m4v.training.loop import Objective, Periodic, check_finite, run_stage
 from m4v.training.metrics import MetricSink
 from m4v.training.networks import Networks
 from m4v.training.precision import choose_bf16
 from m4v.training.resume import ResumePoint
-from m4v.training.samples import write_round_trips, write_samples
+from m4v.training.samples import going_on, write_round_trips, write_samples
+from m4v.training.sharding import recompute_activations
 from m4v.training.state import TrainState, copy_weights
 from m4v.training.vae_objective import VaeObjective, measure_statistics, reconstruction_psnr
 from m4v.training.workbench import Workbench
@@ -40,7 +45,7 @@ class StageRun(ABC):
         self,
         bench: Workbench,
         name: StageName,
-        stage: VaeStageConfig | FlowStageConfig,
+        stage: StageConfig,
         num_steps: int,
         first_global_step: int,
         point: ResumePoint | None,
@@ -49,20 +54,37 @@ class StageRun(ABC):
         self.name = name
         self.num_steps = num_steps
         self.batch_size = stage.batch_size.on(bench.device.type)
-        modules = bench.networks.modules
-        self.trained = self.choose_trained(bench.networks)
-        self.frozen = {key: module for key, module in modules.items() if key not in self.trained}
-        for key, module in modules.items():
-            module.requires_grad_(key in self.trained).train(key in self.trained)
-        self.state = TrainState(self.trained, stage.optim, first_global_step)
+        modules = bench.parts.modules
+        adapters = bench.parts.trainable
+        self.trained = adapters or self.trained_parts()
+        # A base under adapters, or with parts of its own, is named by checkpoints instead of being repeated in them.
+        is_named = bool(adapters) or bench.parts.base is not None
+        self.frozen = {} if is_named else {key: value for key, value in modules.items() if key not in self.trained}
+        for module in modules.values():
+            module.requires_grad_(False).train(False)
+        for module in self.trained.values():
+            module.requires_grad_(True).train(True)
+        optim = replace(stage.optim, lr=bench.config.lora.lr) if adapters else stage.optim
+        if adapters or "transformer" in self.trained:
+            recompute_activations(modules["transformer"], bench.config.parallel.checkpoint_share)
+        if not adapters:
+            bench.sharded.add(self.trained, in_bf16=bench.gather_in_bf16)
+        self.state = TrainState(self.trained, optim, first_global_step, bench.sharded)
+        self.state.guard = Guard(
+            bench.config.guard,
+            bench.device,
+            folder=bench.folder.path,
+            stage=name,
+            describe=batch_describer(bench.parts.tokenizer),
+        )
         if point is not None:
-            copy_weights(self.frozen, point.tensors["frozen"])
+            copy_weights(self.frozen, point.tensors.get("frozen", {}))
             self.state.load(point.tensors, point.metadata)
         # A timed choice must not change on resuming, or the run would not go on bit for bit.
         self.use_bf16 = None if point is None else point.metadata["use_bf16"].get(bench.device.type)
 
     @abstractmethod
-    def choose_trained(self, networks: Networks) -> Mapping[str, nn.Module]:
+    def trained_parts(self) -> Mapping[str, nn.Module]:
         """Pick the networks that this stage trains."""
 
     @abstractmethod
@@ -94,12 +116,15 @@ class StageRun(ABC):
         bench, state = self.bench, self.state
         if state.step >= self.num_steps:
             state.ema.copy_to_parameters()
-            if not bench.folder.export.is_dir():
-                self.write_export()
+            if not bench.parallel.from_main(bench.folder.export.is_dir()):
+                with bench.sharded.whole(bench.parts) as is_here:
+                    if is_here:
+                        self.write_export()
             return None
         self.prepare()
         if self.use_bf16 is None:
-            self.use_bf16 = choose_bf16(bench.config.precision, bench.device, self.make_objective)
+            chosen = choose_bf16(bench.config.precision, bench.device, self.make_objective)
+            self.use_bf16 = bench.parallel.from_main(chosen)
         objective = self.make_objective(self.use_bf16)
         saving = bench.config.saving
 
@@ -121,6 +146,7 @@ class StageRun(ABC):
                     lambda: self.look_and_log(sink), every_steps=bench.config.samples.every_steps.on(bench.device.type)
                 ),
                 Periodic(save, every_seconds=60.0 * saving.checkpoint_minutes),
+                Periodic(bench.saver.poll, every_steps=1),
                 Periodic(self.export, every_seconds=60.0 * saving.export_minutes),
             ],
             on_progress=bench.on_progress,
@@ -131,6 +157,7 @@ class StageRun(ABC):
             if state.step % bench.config.samples.every_steps.on(bench.device.type):
                 self.look_and_log(sink)
         self.save()
+        bench.saver.finish()
         self.export()
         if reason is None:
             state.ema.copy_to_parameters()
@@ -139,9 +166,14 @@ class StageRun(ABC):
     def look_and_log(self, sink: MetricSink) -> None:
         """Look, and log what was measured."""
         folder = self.bench.folder.samples / f"step-{self.state.global_step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with self.state.ema.averaged():
-            values = self.look(folder)
+        values: dict[str, float] = {}
+        with self.state.ema.averaged(), self.bench.sharded.whole(self.bench.parts) as is_here:
+            if is_here:
+                folder.mkdir(parents=True, exist_ok=True)
+                with going_on("samples"):
+                    values = self.look(folder)
+                with going_on("curves"):
+                    write_curves(self.bench.folder.metrics, self.bench.folder.path / CURVES)
         if values:
             sink.write(self.state.global_step, {"stage": self.name, **values})
             self.bench.note_stage(self.name, {**self.bench.stage_facts.get(self.name, {}), **values})
@@ -162,14 +194,14 @@ class StageRun(ABC):
             "use_bf16": {} if self.use_bf16 is None else {bench.device.type: self.use_bf16},
             "config": to_plain(bench.config),
         }
-        bench.folder.save_step(self.state.global_step, {**self.state.tensors(), "frozen": frozen}, metadata)
-        bench.folder.prune(bench.config.saving.keep_last)
+        bench.saver.save(self.state.global_step, {**self.state.tensors(), "frozen": frozen}, metadata)
 
     def export(self) -> None:
         """Write the export folder."""
         self._note_counters()
-        with self.state.ema.averaged():
-            self.write_export()
+        with self.state.ema.averaged(), self.bench.sharded.whole(self.bench.parts) as is_here:
+            if is_here:
+                self.write_export()
 
     def _note_counters(self) -> None:
         counters = self.state.counters()
@@ -185,9 +217,9 @@ class VaeStageRun(StageRun):
         """Settings."""
         return self.bench.config.vae
 
-    def choose_trained(self, networks: Networks) -> Mapping[str, nn.Module]:
+    def trained_parts(self) -> Mapping[str, nn.Module]:
         """Pick the autoencoder."""
-        return {"vae": networks.vae}
+        return {"vae": self.bench.parts.vae}
 
     def prepare(self) -> None:
         """Hold the clips on the device, or in main memory if they are too many."""
@@ -198,50 +230,63 @@ class VaeStageRun(StageRun):
     def make_objective(self, use_bf16: bool) -> Objective:
         """Reconstruct the clips."""
         return VaeObjective(
-            self.bench.networks.vae,
+            self.bench.parts.vae,
             self.clips,
             self.stage,
             batch_size=self.batch_size,
             seed=self.bench.config.seed,
             use_bf16=use_bf16,
+            share=self.bench.parallel.share,
         )
 
     def look(self, folder: Path) -> dict[str, float]:
         """Round trips of validation clips."""
         if self.validation is None:
             return {}
-        write_round_trips(folder, self.bench.networks.vae, self.validation)
-        measured = reconstruction_psnr(self.bench.networks.vae, self.validation)
+        write_round_trips(folder, self.bench.parts.vae, self.validation)
+        measured = reconstruction_psnr(self.bench.parts.vae, self.validation)
         return {f"validation/{name}": value for name, value in measured.items()}
 
     def complete(self) -> None:
         """Measure and store latent statistics."""
-        vae, num_clips = self.bench.networks.vae, self.stage.num_statistics_clips
+        vae, num_clips = self.bench.parts.vae, self.stage.num_statistics_clips
         statistics = measure_statistics(vae, self.bench.pool(), num_clips, use_bf16=self.bench.encode_in_bf16)
         vae.set_latent_statistics(statistics)
         self.bench.refresh_models()
 
     def write_export(self) -> None:
         """Only the autoencoder is worth keeping yet."""
-        export_vae(self.bench.folder.export, self.bench.networks)
+        export_vae(self.bench.folder.export, self.bench.parts)
 
 
 class FlowStageRun(StageRun):
-    """Trains denoiser and text encoder, on images or on images and videos."""
+    """Trains the denoiser, and the text encoder where settings say so, on images or on images and videos."""
 
     @property
     def stage(self) -> FlowStageConfig:
         """Settings."""
-        return self.bench.config.t2i if self.name == "t2i" else self.bench.config.t2v
+        stage = self.bench.config.stage(self.name)
+        assert isinstance(stage, FlowStageConfig)
+        return stage
+
+    def trained_parts(self) -> Mapping[str, nn.Module]:
+        """Pick what `choose_trained` picks from the networks of the pyramid base."""
+        return self.choose_trained(self.bench.networks)
 
     def choose_trained(self, networks: Networks) -> Mapping[str, nn.Module]:
-        """Pick denoiser and text encoder."""
-        return {"transformer": networks.transformer, "text_encoder": networks.text_encoder}
+        """Pick the denoiser, and the text encoder if it is to be trained and can be."""
+        trained: dict[str, nn.Module] = {"transformer": networks.transformer}
+        has_own_text = networks.pooled_encoder is not None
+        return (
+            trained if has_own_text or not self.stage.train_text else trained | {"text_encoder": networks.text_encoder}
+        )
 
     def prepare(self) -> None:
         """Hold latents and captions on the device."""
         self.prompts = self.bench.config.samples.prompts or self.bench.some_captions(_NUM_CAPTION_PROMPTS)
-        self.bank = self.bench.bank()
+        self.images = self.bench.image_bank() if self.stage.images_per_window else None
+        is_image_only = self.images is not None and not self.stage.videos_per_window
+        self.bank = self.images if self.images is not None and is_image_only else self.bench.bank()
         if self.bench.config.compile_blocks:
             network: Any = self.bench.networks.transformer
             network.compile_repeated_blocks(dynamic=True)
@@ -259,13 +304,19 @@ class FlowStageRun(StageRun):
             batch_size=self.batch_size,
             seed=self.bench.config.seed,
             use_bf16=use_bf16,
-            use_graphs=self.bench.config.device_graphs and self.bench.device.type == "cuda",
+            use_graphs=self.bench.can_record_graphs,
+            share=self.bench.parallel.share,
+            images=self.images,
+            pooled_encoder=None if networks.pooled_encoder is None else networks.pooled_encoder.encoder,
         )
 
     def look(self, folder: Path) -> dict[str, float]:
         """Sample the fixed prompts; single pictures while only images are trained."""
         num_frames = self.bench.config.data.num_frames if self.stage.videos_per_window else 1
-        write_samples(folder, self.bench.config, self.bench.networks, self.prompts, num_frames=num_frames)
+        first = self.bank.latents[:1, :, :1]
+        write_samples(
+            folder, self.bench.config, self.bench.networks, self.prompts, num_frames=num_frames, first_latents=first
+        )
         return {}
 
     def complete(self) -> None:
@@ -275,12 +326,31 @@ class FlowStageRun(StageRun):
         """Write a whole model folder."""
         bench = self.bench
         facts = training_facts(bench.config, bench.networks, bench.stage_facts, bench.device)
-        export_model(bench.folder.export, bench.config, bench.networks, facts)
+        if exports_whole_model(bench.folder.path, bench.networks, bench.config.lora):
+            export_model(bench.folder.export, bench.config, bench.networks, facts)
 
 
 def make_stage(
     bench: Workbench, name: StageName, num_steps: int, first_global_step: int, point: ResumePoint | None
 ) -> StageRun:
     """Make a stage by its name."""
-    kind = VaeStageRun if name == "vae" else FlowStageRun
-    return kind(bench, name, bench.config.stage(name), num_steps, first_global_step, point)
+    return _stage_kind(name)(bench, name, bench.config.stage(name), num_steps, first_global_step, point)
+
+
+def _stage_kind(name: StageName) -> type[StageRun]:
+    """Class of a stage; those that few runs have are imported when one has them."""
+    if name == "vae":
+        return VaeStageRun
+    if name == "match":
+        from m4v.training.matching_stage import MatchStageRun
+
+        return MatchStageRun
+    if name == "clips":
+        from m4v.training.clips_stage import ClipsStageRun
+
+        return ClipsStageRun
+    if name == "reward":
+        from m4v.training.reward_stage import RewardStageRun
+
+        return RewardStageRun
+    return FlowStageRun

@@ -6,10 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from m4v.checkpoints.shards import fill
 from m4v.core.errors import UserError
 from m4v.training.config import OptimConfig
 from m4v.training.ema import Ema, named_parameters
+from m4v.training.guard import Guard
 from m4v.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from m4v.training.parallel import Parallel
+from m4v.training.sharding import ShardedNetworks, local
 
 
 class TrainState:
@@ -21,15 +25,25 @@ class TrainState:
         modules: What is trained, by name.
         config: Optimiser settings.
         first_global_step: Steps taken by earlier stages of the run.
+        sharded: Networks spread over ranks; none by default.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], config: OptimConfig, first_global_step: int) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        config: OptimConfig,
+        first_global_step: int,
+        sharded: ShardedNetworks | None = None,
+    ) -> None:
+        self.sharded = sharded or ShardedNetworks(Parallel())
+        self.parallel = self.sharded.parallel
         self.modules = dict(modules)
         self.config = config
         self.first_global_step = first_global_step
         self.step = 0
         self.items = 0
         self.seconds = 0.0
+        self.guard: Guard | None = None
         self.optimizer = build_optimizer(self.modules, config)
         self.ema = Ema(self.modules, config.ema_decay)
         self.parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
@@ -43,6 +57,10 @@ class TrainState:
         """Steps of the whole run so far."""
         return self.first_global_step + self.step
 
+    def zero_gradients(self) -> None:
+        """Set gradients to zero where they are, sharded and whole ones alike."""
+        torch._foreach_zero_([local(value.grad) for value in self.parameters if value.grad is not None])
+
     def note_finite(self, *values: Tensor) -> None:
         """Remember the present step if any value is NaN or infinite and no earlier step was bad."""
         is_finite = torch.isfinite(torch.stack([value.detach().float() for value in values])).all()
@@ -51,7 +69,8 @@ class TrainState:
 
     def first_bad_step(self) -> int | None:
         """Stage step of the first NaN or infinity, or None; waits for the device."""
-        step = int(self._first_bad_step.item())
+        (latest,) = self.parallel.largest(self._first_bad_step.item())
+        step = int(latest)
         return None if step < 0 else step
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -69,6 +88,7 @@ class TrainState:
             "first_global_step": self.first_global_step,
             "items": self.items,
             "seconds": self.seconds,
+            "guard": {} if self.guard is None else self.guard.state(),
         }
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, Any]) -> None:
@@ -84,6 +104,8 @@ class TrainState:
         self.first_global_step = int(counters["first_global_step"])
         self.items = int(counters["items"])
         self.seconds = float(counters["seconds"])
+        if self.guard is not None:
+            self.guard.load(counters.get("guard", {}))
 
 
 @torch.no_grad()
@@ -101,4 +123,4 @@ def copy_weights(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]
             f"({', '.join(bad[:3])}). Use the recipe and settings it was trained with, or another run folder."
         )
     for name, value in named.items():
-        value.copy_(weights[name])
+        fill(value, weights[name])

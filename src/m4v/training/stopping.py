@@ -20,6 +20,11 @@ class StopSignal:
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self._steps_left = max_steps
         self._signal_name: str | None = None
+        self._request: str | None = None
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop before the next step; the first reason is kept."""
+        self._request = self._request or reason
 
     def count_step(self) -> None:
         """Take note of one finished step."""
@@ -30,6 +35,8 @@ class StopSignal:
         """Say why to stop now, or None to go on."""
         if self._signal_name is not None:
             return f"stopped by {self._signal_name}"
+        if self._request is not None:
+            return self._request
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return "the time limit is reached"
         if self._steps_left is not None and self._steps_left <= 0:

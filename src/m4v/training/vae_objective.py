@@ -11,11 +11,13 @@ from m4v.data.sampler import indices_for_step
 from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.models.vae.config import LatentStatistics
 from m4v.models.vae.latent_statistics import measure_latent_statistics
+from m4v.models.vae.wan_autoencoder import WanAutoencoder
 from m4v.training.clip_pool import ClipPool
 from m4v.training.config import VaeStageConfig
 from m4v.training.loop import LossTerm
 from m4v.training.pixel_loss import pixel_loss, psnr
 from m4v.training.precision import autocast
+from m4v.training.row_share import ALL_ROWS, Piece, RowShare, generator_of_rows
 
 _EVALUATION_BATCH = 16
 
@@ -30,10 +32,19 @@ class VaeObjective:
         batch_size: Clips per step.
         seed: Root of every random draw.
         use_bf16: Whether the forward pass runs in bf16.
+        share: Which rows of every batch are computed here; all by default.
     """
 
     def __init__(
-        self, vae: CausalVideoVAE, pool: ClipPool, config: VaeStageConfig, *, batch_size: int, seed: int, use_bf16: bool
+        self,
+        vae: CausalVideoVAE | WanAutoencoder,
+        pool: ClipPool,
+        config: VaeStageConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        use_bf16: bool,
+        share: RowShare = ALL_ROWS,
     ) -> None:
         self.vae = vae
         self.pool = pool
@@ -42,6 +53,8 @@ class VaeObjective:
         self.seed = seed
         self.use_bf16 = use_bf16
         self.device = next(vae.parameters()).device
+        self.pieces = share.pieces(batch_size)
+        self._rows = torch.tensor(share.rows(batch_size))
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -50,22 +63,29 @@ class VaeObjective:
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Take the next clips of the shuffled epoch."""
-        rows = torch.from_numpy(indices_for_step(self.seed, step, self.batch_size, len(self.pool)))
+        rows = torch.from_numpy(indices_for_step(self.seed, step, self.batch_size, len(self.pool)))[self._rows]
         frames = self.pool.frames.index_select(0, rows.to(self.pool.frames.device, non_blocking=True))
         return {"frames": frames.to(self.device, non_blocking=True)}
 
     def terms(self, batch: Mapping[str, Tensor], step: int) -> Iterator[LossTerm]:
-        """Reconstruct from sampled latents."""
-        video = to_pixels(batch["frames"])
+        """Reconstruct from sampled latents, each of this rank's parts by itself."""
+        first = 0
+        for piece in self.pieces:
+            rows = slice(first, first + piece.stop - piece.start)
+            first = rows.stop
+            yield self._term(batch["frames"][rows], step, piece)
+
+    def _term(self, frames: Tensor, step: int, piece: Piece) -> LossTerm:
+        video = to_pixels(frames)
         generator = generator_for(self.seed, "vae", "posterior", step, device=self.device)
         with autocast(self.use_bf16, self.device):
-            decoded, posterior = self.vae(video, generator)
+            decoded, posterior = self.vae(video, generator_of_rows(generator, piece))
         reconstruction = pixel_loss(decoded, video, self.config.loss)
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
         error = (decoded.detach().float().clamp(-1, 1) - video).square().mean()
-        yield LossTerm(
+        return LossTerm(
             loss=reconstruction + self.config.loss.kl_weight * divergence,
-            weight=1.0,
+            weight=1.0 / len(self.pieces),
             metrics={"pixel_loss": reconstruction.detach(), "kl": divergence.detach(), "mse": error},
         )
 
@@ -79,7 +99,9 @@ class VaeObjective:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: CausalVideoVAE, pool: ClipPool, *, use_bf16: bool = False) -> dict[str, float]:
+def reconstruction_psnr(
+    vae: CausalVideoVAE | WanAutoencoder, pool: ClipPool, *, use_bf16: bool = False
+) -> dict[str, float]:
     """Round-trip PSNR in dB over all pixels, and over foreground pixels if the pool knows them.
 
     Both come from one mean squared error over all clips, so that easy clips cannot lift the figure without bound.
@@ -102,7 +124,7 @@ def reconstruction_psnr(vae: CausalVideoVAE, pool: ClipPool, *, use_bf16: bool =
 
 
 @torch.no_grad()
-def encode_clips(vae: CausalVideoVAE, pool: ClipPool, *, use_bf16: bool) -> Iterator[Tensor]:
+def encode_clips(vae: CausalVideoVAE | WanAutoencoder, pool: ClipPool, *, use_bf16: bool) -> Iterator[Tensor]:
     """Most likely latents of every clip, not normalised, a few clips at a time."""
     device = next(vae.parameters()).device
     for part in pool.chunks(_EVALUATION_BATCH if device.type == "cpu" else 256):
@@ -110,7 +132,9 @@ def encode_clips(vae: CausalVideoVAE, pool: ClipPool, *, use_bf16: bool) -> Iter
             yield vae.encode(to_pixels(part.frames.to(device))).mode().float()
 
 
-def measure_statistics(vae: CausalVideoVAE, pool: ClipPool, num_clips: int, *, use_bf16: bool) -> LatentStatistics:
+def measure_statistics(
+    vae: CausalVideoVAE | WanAutoencoder, pool: ClipPool, num_clips: int, *, use_bf16: bool
+) -> LatentStatistics:
     """Latent mean and deviation per channel over the first clips of a pool."""
     first = next(pool.chunks(num_clips))
     return measure_latent_statistics(encode_clips(vae, first, use_bf16=use_bf16))

@@ -2,28 +2,64 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from m4v.checkpoints.run_folder import RunFolder
-from m4v.core.config_io import from_plain, to_plain
+from m4v.core.config_io import to_plain
+from m4v.core.errors import UserError
 from m4v.core.files import atomic_path
+from m4v.core.shapes import VideoShape
+from m4v.data.cache.manifest import SampleCache, describe_request
+from m4v.data.folder_listing import list_folder
 from m4v.data.source import ClipSource, UnusableClip
 from m4v.models.text.tokenizer import build_tokenizer
-from m4v.pipelines.config import GenerationDefaults
 from m4v.toybox.captions import VOCABULARY
 from m4v.training.clip_pool import ClipPool, load_clips
-from m4v.training.config import DataConfig, RunConfig
+from m4v.training.config import RunConfig
+from m4v.training.fine_tuning import (
+    adapt,
+    check_lora_stages,
+    find_base,
+    has_base,
+    learn_words,
+    note_base,
+    require_base,
+    restore_words,
+)
 from m4v.training.latent_bank import LatentBank, load_or_build_bank
-from m4v.training.networks import Networks, build_networks, describe_models, load_networks, tokenizer_for_captions
-from m4v.training.progress import OnProgress
-from m4v.training.sources import PooledSource, num_threads, training_source, validation_pool
+from m4v.training.networks import Networks, tokenizer_for_captions
+from m4v.training.parallel import Parallel
+from m4v.training.progress import OnProgress, Progress
+from m4v.training.saving import Saver
+from m4v.training.sharding import ShardedNetworks
+from m4v.training.sources import (
+    OpenedSource,
+    PooledSource,
+    describe_mixture,
+    num_threads,
+    open_sources,
+    training_clips,
+    training_images,
+    validation_pool,
+)
+from m4v.training.starting_networks import (
+    AnyNetworks,
+    build_start,
+    describe_networks,
+    load_start,
+    load_tokenizer,
+    require_base_kind,
+)
 from m4v.training.stopping import StopSignal
+from m4v.training.wan_networks import WanNetworks
+
+_SomeNetworks = TypeVar("_SomeNetworks", Networks, WanNetworks)
 
 
 class Workbench:
@@ -37,6 +73,7 @@ class Workbench:
         on_progress: Told what happens.
         init_from: Model folder that a new run starts from.
         is_resumed: Whether the networks' weights will come from a checkpoint.
+        parallel: This process among the ranks of the run; alone if unset.
     """
 
     def __init__(
@@ -49,8 +86,12 @@ class Workbench:
         on_progress: OnProgress,
         init_from: Path | None,
         is_resumed: bool,
+        parallel: Parallel | None = None,
     ) -> None:
         self.config = config
+        self.parallel = parallel or Parallel()
+        self.sharded = ShardedNetworks(parallel)
+        self.saver = Saver(folder, config.saving, parallel)
         self.folder = folder
         self.device = device
         self.stop = stop
@@ -61,54 +102,126 @@ class Workbench:
         self.stage_facts: dict[str, dict[str, Any]] = {}
         self._pool: ClipPool | None = None
         self._bank: LatentBank | None = None
-        self.networks = self._build(None if is_resumed else init_from, is_resumed).to(device)
+        self._opened: tuple[OpenedSource, ...] | None = None
+        self._images: LatentBank | None = None
+        require_base_kind(config, device.type)
+        base = None if is_resumed else init_from
+        if config.lora.rank:
+            check_lora_stages(config, device.type)
+            base = find_base(folder.path, init_from) if is_resumed else require_base(init_from)
+        elif is_resumed and has_base(folder.path):
+            base = find_base(folder.path, init_from)
+        self.parts: AnyNetworks = self._build(base, is_resumed).to(device)
         self._write_settings()
 
-    def _build(self, init_from: Path | None, is_resumed: bool) -> Networks:
+    @property
+    def gather_in_bf16(self) -> bool:
+        """Whether sharded weights travel in bf16: where bf16 is decided by settings, not by timing the stage."""
+        precision = self.config.precision
+        return precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+
+    @property
+    def can_record_graphs(self) -> bool:
+        """Whether columns may be replayed as device graphs; sharded weights are gathered anew for every use."""
+        return self.config.device_graphs and self.device.type == "cuda" and not self.parallel.is_sharded
+
+    @property
+    def networks(self) -> Networks:
+        """The networks of a run on the pyramid base.
+
+        Raises:
+            UserError: if the run is on the Wan base.
+        """
+        if not isinstance(self.parts, Networks):
+            raise UserError(
+                "This stage trains the pyramid base, but the model is of the Wan base; use the stage clips."
+            )
+        return self.parts
+
+    @property
+    def wan_networks(self) -> WanNetworks:
+        """The networks of a run on the Wan base.
+
+        Raises:
+            UserError: if the run is on the pyramid base.
+        """
+        if not isinstance(self.parts, WanNetworks):
+            raise UserError("The stage clips trains the Wan base, but the model is of the pyramid base; use t2v.")
+        return self.parts
+
+    def _build(self, init_from: Path | None, is_resumed: bool) -> AnyNetworks:
         kept = self.folder.path / "tokenizer"
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(kept) if is_resumed else self._new_tokenizer(init_from)
-        networks = build_networks(self.config.models, tokenizer, self.config.seed)
+        tokenizer = load_tokenizer(kept) if is_resumed else self._new_tokenizer(init_from)
         if init_from is None:
-            return networks
-        networks = load_networks(init_from, networks)
-        models = describe_models(self.config.models, networks)
-        index = init_from / "model_index.json"
-        if index.is_file():
-            defaults = from_plain(GenerationDefaults, json.loads(index.read_text())["defaults"])
-            models = replace(models, text=replace(models.text, max_length=defaults.max_text_length))
-            self.config = replace(self.config, data=_with_defaults(self.config.data, defaults))
-        self.config = replace(self.config, models=models)
-        return networks
+            return build_start(self.config, tokenizer).networks
+        start = load_start(self.config, init_from, tokenizer)
+        self.config = start.config
+        if start.networks.base is not None and self.parallel.is_main:
+            note_base(self.folder.path, init_from)
+        if isinstance(start.networks, WanNetworks):
+            return self._adapted(start.networks, init_from)
+        if start.networks.pooled_encoder is not None:
+            return self._adapted(start.networks, init_from)
+        return self._fine_tuned(start.networks, init_from, tokenizer if is_resumed else None)
+
+    def _fine_tuned(self, base: Networks, folder: Path, kept: PreTrainedTokenizerFast | None) -> Networks:
+        """Teach a base the words of one's own captions, as long as its text encoder can learn any."""
+        data, seed, num_known = self.config.data, self.config.seed, len(base.tokenizer)
+        if kept is not None:
+            base = restore_words(base, kept, seed)
+        elif data.folder is not None:
+            captions = [caption for entry in list_folder(data.folder).entries for caption in entry.captions]
+            length = self.config.models.text.max_length
+            base = learn_words(base, captions, max_length=length, seed=seed, on_progress=self.on_progress)
+        return self._adapted(base, folder, num_known)
+
+    def _adapted(self, base: _SomeNetworks, folder: Path, num_known: int | None = None) -> _SomeNetworks:
+        """Freeze a base if only adapters, and words beyond those it knew, are to be trained."""
+        if not self.config.lora.rank:
+            return base
+        if self.parallel.is_main:
+            note_base(self.folder.path, folder)
+        return adapt(base, self.config.lora, self.config.seed, num_known)
 
     def _new_tokenizer(self, init_from: Path | None) -> PreTrainedTokenizerFast:
         if init_from is not None and (init_from / "tokenizer").is_dir():
-            return PreTrainedTokenizerFast.from_pretrained(init_from / "tokenizer")
-        if self.config.data.source == "toybox":
+            return load_tokenizer(init_from / "tokenizer")
+        if self.config.data.is_rendered:
             return build_tokenizer(VOCABULARY)
         return tokenizer_for_captions(caption for group in self.pool().captions for caption in group)
 
     def _write_settings(self) -> None:
+        if not self.parallel.is_main:
+            return
         with atomic_path(self.folder.path / "tokenizer") as temporary:
-            self.networks.tokenizer.save_pretrained(temporary)
+            self.parts.tokenizer.save_pretrained(temporary)
         with atomic_path(self.folder.config) as temporary:
             temporary.write_text(json.dumps(to_plain(self.config), indent=2) + "\n")
 
     @property
     def _time_compression(self) -> int:
-        return self.config.models.vae.compression.time
+        return self.config.models.time_compression
 
     def refresh_models(self) -> None:
         """Bring the stored settings up to date after latent statistics were measured."""
-        self.config = replace(self.config, models=describe_models(self.config.models, self.networks))
+        self.config = replace(self.config, models=describe_networks(self.config.models, self.parts))
         self._write_settings()
 
     def source(self) -> ClipSource:
         """Clips to train on, from memory if they are there."""
         if self._pool is not None:
             return PooledSource(self._pool)
-        return training_source(
-            self.config.data, self.num_clips, self.config.seed, self._time_compression, self.on_progress
-        )
+        source = training_clips(self.opened(), self.num_clips)
+        if mixture := describe_mixture(source):
+            self.on_progress(Progress(phase="read clips", done=0, total=0, message=mixture))
+        return source
+
+    def opened(self) -> tuple[OpenedSource, ...]:
+        """All sources, listed once."""
+        if self._opened is None:
+            data, seed = self.config.data, self.config.seed
+            self._opened = open_sources(data, self.num_clips, seed, self._time_compression, self.on_progress)
+        return self._opened
 
     def pool(self) -> ClipPool:
         """Training clips in memory, read once."""
@@ -122,23 +235,50 @@ class Workbench:
 
     def validation(self, num_clips: int) -> ClipPool | None:
         """Clips that are never trained on."""
-        return validation_pool(self.config.data, num_clips, self.config.seed, self._time_compression, self.on_progress)
+        return validation_pool(self.config.data, self.opened(), num_clips, self.config.seed, self.on_progress)
 
     def bank(self) -> LatentBank:
         """Latents and captions of the training clips on the device, encoded once and kept in the run folder."""
         if self._bank is None:
-            self._bank = load_or_build_bank(
-                self.folder.path / "cache",
-                self.source,
-                self.networks,
-                identity={"data": to_plain(self.config.data), "clips": self.num_clips, "seed": self.config.seed},
-                max_text_length=self.config.models.text.max_length,
-                use_bf16=self.encode_in_bf16,
-                num_threads=num_threads(self.config.data),
-                on_progress=self.on_progress,
-            ).to(self.device)
+            self._bank = self._encoded(self.source, {"clips": self.num_clips})
             self._pool = None
         return self._bank
+
+    def image_bank(self) -> LatentBank | None:
+        """Latents and captions of still pictures, as `bank`; None if the data has none."""
+        num_images = self.config.data.num_images.on(self.device.type)
+        source = training_images(self.opened(), num_images)
+        if source is None:
+            return None
+        if self._images is None:
+            self._images = self._encoded(lambda: source, {"images": num_images})
+        return self._images
+
+    def _encoded(self, make_source: Callable[[], ClipSource], identity: Mapping[str, Any]) -> LatentBank:
+        # The first rank encodes and writes; the others then read what it wrote.
+        with self.parallel.main_first():
+            bank = load_or_build_bank(
+                self.folder.path / "cache",
+                make_source,
+                self.parts,
+                identity={"data": to_plain(self.config.data), "seed": self.config.seed, **identity},
+                max_text_length=self.config.models.text_length,
+                use_bf16=self.encode_in_bf16 and not isinstance(self.parts, WanNetworks),
+                num_threads=num_threads(self.config.data),
+                on_progress=self.on_progress,
+                cached=self._cached(),
+            )
+        return bank.to(self.device)
+
+    def _cached(self) -> SampleCache | None:
+        """What `m4v data cache` made, if the settings name it and it holds what they ask for."""
+        data = self.config.data
+        if data.cache is None:
+            return None
+        cache = SampleCache.open(Path(data.cache))
+        shape = VideoShape(num_frames=data.num_frames, height=data.height, width=data.width)
+        cache.check_request(describe_request(shape, data.num_frames, self._time_compression), data.fps)
+        return cache
 
     def some_captions(self, count: int) -> tuple[str, ...]:
         """Captions of the first usable clips, as prompts for a run that names none."""
@@ -154,13 +294,3 @@ class Workbench:
     def note_stage(self, name: str, facts: Mapping[str, Any]) -> None:
         """Remember what the model card should say about a stage."""
         self.stage_facts[name] = dict(facts)
-
-
-def _with_defaults(data: DataConfig, defaults: GenerationDefaults) -> DataConfig:
-    return replace(
-        data,
-        num_frames=data.num_frames or defaults.num_frames,
-        height=data.height or defaults.height,
-        width=data.width or defaults.width,
-        fps=data.fps or defaults.fps,
-    )

@@ -44,6 +44,27 @@ class SequenceContext:
     modulation: Float[Tensor, "b m"] | None = None
     registers: RegisterRows | None = None
 
+    @property
+    def num_text_tokens(self) -> int:
+        """Text tokens at hand; they come before the video tokens."""
+        return self.layout.num_text_tokens
+
+    def own_text(self, rows: Float[Tensor, "b l d"]) -> Float[Tensor, "b _ d"]:
+        """Those of the text's rows that are computed here: all of them, unless ranks share the sequence."""
+        return rows
+
+    def own_video(self, rows: Float[Tensor, "b v d"]) -> Float[Tensor, "b _ d"]:
+        """Those of the video's rows that are computed here."""
+        return rows
+
+    def noisy_tokens(self, video_tokens: Float[Tensor, "b _ d"]) -> Float[Tensor, "b _ d"]:
+        """The noisy frames' part of the video tokens at hand."""
+        return video_tokens[:, self.layout.num_history_tokens :]
+
+    def whole_noisy(self, rows: Float[Tensor, "b _ c"]) -> Float[Tensor, "b n c"]:
+        """All rows of the noisy frames, from those at hand."""
+        return rows
+
     def along(
         self, path: str, modulation: Float[Tensor, "b m"] | None = None, registers: RegisterRows | None = None
     ) -> "SequenceContext":

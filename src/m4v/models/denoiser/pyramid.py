@@ -1,6 +1,6 @@
 """The pyramid denoiser, Fig. 2a on one page: dual-stream MM-DiT blocks, then single-stream MM-DiM blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from m4v.models.denoiser.blocks.single_stream import SingleStreamBlock
 from m4v.models.denoiser.caching import register_blocks
 from m4v.models.denoiser.conditions import ReusesConditions
 from m4v.models.denoiser.config import DenoiserConfig, denoiser_config
-from m4v.models.denoiser.context import sequence_context
+from m4v.models.denoiser.context import SequenceContext, sequence_context
 from m4v.models.denoiser.embeddings import TimeTextEmbedding
 from m4v.models.denoiser.fused_projections import FusesProjections
 from m4v.models.denoiser.mixers.attention import AttentionMixer
@@ -58,6 +58,8 @@ class M4VTransformer3DModel(ReusesConditions, FusesProjections, ModelMixin, Conf
     """
 
     config: Any
+    # Where ranks share a sequence, what they see of it is built elsewhere: see `sharded_context`.
+    build_context: Callable[..., SequenceContext] = staticmethod(sequence_context)
     _gradient_checkpointing_func: Any
     _supports_gradient_checkpointing = True
     _no_split_modules = ["MMDiTBlock", "DualMMDiMBlock", "SingleStreamBlock"]  # noqa: RUF012 - the library reads a list
@@ -143,14 +145,16 @@ class M4VTransformer3DModel(ReusesConditions, FusesProjections, ModelMixin, Conf
             timesteps = timesteps.to(torch.bfloat16)
         embedding = self.time_text_embed(timesteps, text.pooled)
         shared = self._recall(
-            ("context", layout), [text.mask], lambda: sequence_context(config, layout, embedding, text.mask)
+            ("context", layout), [text.mask], lambda: self.build_context(config, layout, embedding, text.mask)
         )
         context = replace(shared, embedding=embedding)
 
         patches = torch.cat([patchify(clip.latents, config.patch_size) for clip in clips], dim=1)
         # Copies, because a linear layer returns a view and a dual-stream block does not: alike they compile once.
-        video_tokens = self.video_embedder(patches).clone()
-        text_tokens = self._recall("text", [text.tokens], lambda: self.text_embedder(text.tokens).clone())
+        video_tokens = self.video_embedder(context.own_video(patches)).clone()
+        text_tokens = self._recall(
+            "text", [text.tokens], lambda: self.text_embedder(context.own_text(text.tokens)).clone()
+        )
         self.end_stale_fusion()
         modulations = self._modulations(embedding)
         registers = self._registers(video_tokens)
@@ -165,9 +169,9 @@ class M4VTransformer3DModel(ReusesConditions, FusesProjections, ModelMixin, Conf
             own = context.along(config.scan_path(layer), modulations[number], registers[number])
             text_tokens, video_tokens = self._run(single_block, text_tokens, video_tokens, own)
 
-        noisy_tokens = video_tokens[:, layout.num_history_tokens :]
+        noisy_tokens = context.noisy_tokens(video_tokens)
         scale, shift = self.norm_out(embedding, modulations[-1])
-        velocity = self.proj_out(modulate(noisy_tokens, shift, scale))
+        velocity = context.whole_noisy(self.proj_out(modulate(noisy_tokens, shift, scale)))
         last = layout.frames[-1]
         return unpatchify(velocity, config.patch_size, last.height, last.width)
 

@@ -109,14 +109,21 @@ class TimeMixer(SharesInput):
             query, key = self._normalise(query, key)
         if rotary is not None:
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
-        if by_kernels:
-            # Kernels are imported where they are used: Triton is optional.
-            from m4v.ops.time_attention import custom_op
+        gate = plan.sharing.own(self.gate.view(self.num_heads, -1)).flatten()
 
-            return custom_op.time_attention(query, key, value, self.gate, times, mask, norms)
-        if self.uses_scan:
-            return self.gate * self._scan(query, key, value, times)
-        return reference.time_attention(query, key, value, self.gate, times, mask)
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if by_kernels:
+                # Kernels are imported where they are used: Triton is optional.
+                from m4v.ops.time_attention import custom_op
+
+                mixed = custom_op.time_attention(query, key, value, gate, times, mask, norms)
+            elif self.uses_scan:
+                mixed = gate * self._scan(query, key, value, plan)
+            else:
+                mixed = reference.time_attention(query, key, value, gate, times, mask)
+            return mixed.unflatten(-1, value.shape[2:])
+
+        return plan.sharing.mix(attend, query, key, value).flatten(2)
 
     def _project(self, cells: Float[Tensor, "b c d"]) -> tuple[Float[Tensor, "b c d"], ...]:
         return self.project(cells)
@@ -132,11 +139,13 @@ class TimeMixer(SharesInput):
         assert isinstance(self.norm_k, HeadNorm)
         return HeadNorms(self.norm_q.weight, self.norm_k.weight, self.norm_q.eps)
 
-    def _scan(self, query: Tensor, key: Tensor, value: Tensor, times: int) -> Float[Tensor, "b c d"]:
+    def _scan(self, query: Tensor, key: Tensor, value: Tensor, plan: TimePlan) -> Float[Tensor, "b c d"]:
+        times = plan.times.shape[0]
         query, key, value = (rearrange(t, "b (f s) g p -> b f g (s p)", f=times) for t in (query, key, value))
         wide = torch.promote_types(value.dtype, torch.float32)
-        step = F.softplus(self.dt_bias.to(wide)).expand(*value.shape[:3])
-        mixed = ssd(value, step, -torch.exp(self.A_log.to(wide)), key, query * query.shape[-1] ** -0.5).y
+        A_log, dt_bias = (plan.sharing.own(weight).to(wide) for weight in (self.A_log, self.dt_bias))
+        step = F.softplus(dt_bias).expand(*value.shape[:3])
+        mixed = ssd(value, step, -torch.exp(A_log), key, query * query.shape[-1] ** -0.5).y
         return rearrange(mixed, "b f g (s p) -> b (f s) (g p)", p=self.head_dim)
 
 
@@ -153,6 +162,6 @@ class TemporalBranch(TimeMixer):
     ) -> Float[Tensor, "b n d"]:
         """Add the branch's output to the video part of `tokens`; it reads the block's modulated input."""
         assert context.time_plan is not None
-        num_text = context.layout.num_text_tokens
+        num_text = context.num_text_tokens
         residual = self.residual(modulated[:, num_text:], context.time_plan)
         return torch.cat([tokens[:, :num_text], tokens[:, num_text:] + residual], dim=1)

@@ -5,16 +5,21 @@ and column), so that nothing of it is lost. Each becomes one time token. Like th
 data, built once per layout: a block compiled for one layout serves all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from m4v.core.sequence_layout import FrameGrid, SequenceLayout
 from m4v.ops.cell_pooling.pooling import CellIndex
+from m4v.ops.context_parallel.exchange import RankGroup
+from m4v.ops.context_parallel.heads import HeadExchange, HeadSharing, Unshared
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class TimePlan:
         times: When each time token is: its frame, and for all noisy ones the first noisy frame.
         causal_mask: True where time token (row) may see time token (column).
         cells: Video tokens of each cell; None where the video tokens are the cells as they stand.
+        sharing: How cells of all times meet, if ranks hold some of them each.
     """
 
     times: Int[Tensor, "f"]
     causal_mask: Bool[Tensor, "f f"]
     cells: CellIndex | None
+    sharing: HeadSharing = field(default_factory=Unshared)
 
 
 def coarsest_grid(layout: SequenceLayout) -> tuple[int, int]:
@@ -53,22 +60,56 @@ def time_plan(layout: SequenceLayout, device: torch.device, *, noisy_is_one_time
 
     Source: Sec. 3.3 "Temporal Branch".
     """
+    frames = _time_frames(layout, noisy_is_one_time)
+    when = _times(frames, device)
+    return TimePlan(when, when[:, None] >= when[None, :], _cell_index([frame.cells for frame in frames], device))
+
+
+@lru_cache(maxsize=1024)
+def part_of_time_plan(
+    layout: SequenceLayout, device: torch.device, cuts: tuple[int, ...], group: RankGroup
+) -> TimePlan:
+    """Build (or recall) one rank's part of the plan: its own cells, all times.
+
+    Args:
+        cuts: First frame of every rank, and the number of frames.
+        group: The ranks.
+    """
+    frames = _time_frames(layout, noisy_is_one_time=True)
+    when = _times(frames, device)
+    shares = [frames[first:end] for first, end in pairwise(cuts)]
+    start = layout.frame_starts[cuts[group.rank]]
+    own = [frame.cells - start for frame in shares[group.rank]]
+    lengths = tuple(sum(len(frame.cells) for frame in share) for share in shares)
+    sharing = HeadExchange(group, lengths)
+    return TimePlan(when, when[:, None] >= when[None, :], _cell_index(own, device) if own else None, sharing)
+
+
+class _TimeFrame(NamedTuple):
+    """What a frame is to the temporal branch: one row of `cells` per cell, with its tokens in order."""
+
+    times: list[int]
+    cells: NDArray[np.int64]
+
+
+def _time_frames(layout: SequenceLayout, noisy_is_one_time: bool) -> list[_TimeFrame]:
     height, width = coarsest_grid(layout)
     history = layout.num_history_frames
-    times: list[int] = []
-    members: list[np.ndarray] = []  # one row per cell of a frame, its tokens in order
+    frames = []
     for number, (frame, start) in enumerate(zip(layout.frames, layout.frame_starts, strict=False)):
         k = _factor(frame, height)
         # Axes: coarse row, phase row, coarse column, phase column.
         tokens = start + np.arange(frame.num_tokens).reshape(height, k, width, k)
         if number < history:
-            times.append(number)
-            members.append(tokens.transpose(0, 2, 1, 3).reshape(height * width, k * k))
+            frames.append(_TimeFrame([number], tokens.transpose(0, 2, 1, 3).reshape(height * width, k * k)))
         else:
-            times += [history if noisy_is_one_time else number] * k * k
-            members.append(tokens.transpose(1, 3, 0, 2).reshape(-1, 1))
-    when = torch.tensor(times, device=device)
-    return TimePlan(when, when[:, None] >= when[None, :], _cell_index(members, device))
+            times = [history if noisy_is_one_time else number] * k * k
+            frames.append(_TimeFrame(times, tokens.transpose(1, 3, 0, 2).reshape(-1, 1)))
+    return frames
+
+
+def _times(frames: list[_TimeFrame], device: torch.device) -> Int[Tensor, "f"]:
+    return torch.tensor([time for frame in frames for time in frame.times], device=device)
 
 
 def _cell_index(members: list[np.ndarray], device: torch.device) -> CellIndex | None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from m4v.core.errors import UserError
+from m4v.core.generators import RowGenerator
 from m4v.core.shapes import Compression, VideoShape
 from m4v.models.vae.causal_conv import POINT, CausalConv3d, CausalState, ChunkPass
 from m4v.models.vae.coders import Decoder, Encoder
@@ -178,7 +179,7 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
         return run_in_tiles(self._decode_frames, latents, self._decoding_tiles, state, keeps_state=True)
 
     def forward(
-        self, video: Float[Tensor, "b c t h w"], generator: torch.Generator | None = None
+        self, video: Float[Tensor, "b c t h w"], generator: RowGenerator | None = None
     ) -> tuple[Float[Tensor, "b c t h w"], DiagonalGaussian]:
         """Encode and decode; latents are sampled if a generator is given, else the most likely ones."""
         posterior = self.encode(video)

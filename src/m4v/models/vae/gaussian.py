@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from m4v.core.generators import RowGenerator, draw
+
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
@@ -42,9 +44,9 @@ class DiagonalGaussian:
         """The most likely latents."""
         return self.mean
 
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "b c t h w"]:
+    def sample(self, generator: RowGenerator) -> Float[Tensor, "b c t h w"]:
         """Draw latents; noise is made on the generator's device, so a CPU generator gives the same draw everywhere."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=generator.device, dtype=torch.float32)
+        noise = draw(torch.randn, self.mean.shape, generator, dtype=torch.float32)
         deviation = torch.exp(0.5 * self.log_variance)
         return self.mean + deviation * noise.to(device=self.mean.device, dtype=self.mean.dtype)
 

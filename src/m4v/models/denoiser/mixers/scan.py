@@ -97,4 +97,4 @@ class SelectiveScan(nn.Module):
             discretisation=self.options.discretisation,
             chunk_size=self.options.chunk_size,
         )
-        return scan_section(rows, register_rows, dt, register_dt, weights, order.section, options).mixed
+        return order.mix(scan_section, rows, register_rows, dt, register_dt, weights, options)

@@ -1,9 +1,9 @@
 """Scan orders: what a mixer needs to know about where rows go, for one layout, one path and one batch of prompts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from m4v.core.sequence_layout import SequenceLayout
@@ -11,7 +11,7 @@ from m4v.models.denoiser.config import RecompositionConfig
 from m4v.models.denoiser.recomposition.plan import BoundPlan, recomposition_plan
 from m4v.ops.rope import RotaryTable
 from m4v.ops.scan_section.dispatch import may_run_kernels
-from m4v.ops.scan_section.interface import SectionOrder, kernel_index
+from m4v.ops.scan_section.interface import ScanOptions, ScanWeights, SectionOrder, SectionOutput, kernel_index
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,19 @@ class ScanOrder:
 
     bound: BoundPlan
     section: SectionOrder
+
+    def mix(
+        self,
+        scan_section: Callable[..., SectionOutput],
+        rows: Float[Tensor, "b n f"],
+        register_rows: Float[Tensor, "k f"],
+        dt: Float[Tensor, "b n g"],
+        register_dt: Float[Tensor, "k g"],
+        weights: ScanWeights,
+        options: ScanOptions,
+    ) -> Float[Tensor, "b n d"]:
+        """Mix rows in this order; see `scan_section` for the arguments."""
+        return scan_section(rows, register_rows, dt, register_dt, weights, self.section, options).mixed
 
 
 def scan_orders(

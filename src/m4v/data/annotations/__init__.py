@@ -1,0 +1,1 @@
+"""Annotation files that large public video data sets come with."""

@@ -1,0 +1,1 @@
+"""The layouts of data set folders that people already have."""
