@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 
 import pytest
 
 from m4v.cli.main import VERBS, main
+from m4v.cli.verb import Verb
 from tests.architecture.source_tree import ROOT
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md")))
@@ -31,11 +33,13 @@ def test_the_command_line_reads_it(command: str, monkeypatch: pytest.MonkeyPatch
     words = shlex.split(command, comments=True)[1:]
     module = import_module(VERBS[words[0]][0])
     calls: list[object] = []
-    if isinstance(module.VERB, dict):
-        harmless = {name: replace(action, run=calls.append) for name, action in module.VERB.items()}
-    else:
-        harmless = replace(module.VERB, run=calls.append)
-    monkeypatch.setattr(module, "VERB", harmless)
+
+    def harmless(verb: Verb) -> Verb:
+        if isinstance(verb, Mapping):
+            return {name: harmless(inner) for name, inner in verb.items()}
+        return replace(verb, run=calls.append)
+
+    monkeypatch.setattr(module, "VERB", harmless(module.VERB))
     assert main(words) == 0, capsys.readouterr().err
     assert len(calls) == 1
 

@@ -35,9 +35,9 @@ def test_tokens_of_a_step_are_those_of_its_columns() -> None:
     image_stage, video_stage = plan.stages[1], plan.stages[2]
     image = (12 + 4) + 2 * (12 + 16) + (12 + 64)
     assert image_stage.tokens_per_step["mean"] == image
-    # History of units 1 and 2: the frame before one level lower, older ones at the lowest.
-    unit_1 = (12 + 4 + 4) + 2 * (12 + 4 + 16) + (12 + 16 + 64)
-    unit_2 = (12 + 4 + 4 + 4) + 2 * (12 + 4 + 4 + 16) + (12 + 4 + 16 + 64)
+    # History (Eq. 4): the frame before at full size, the one before that at half of it, older ones at a quarter.
+    unit_1 = (12 + 4 + 4) + 2 * (12 + 16 + 16) + (12 + 64 + 64)
+    unit_2 = (12 + 4 + 4 + 4) + 2 * (12 + 4 + 16 + 16) + (12 + 16 + 64 + 64)
     assert video_stage.tokens_per_step["video"] == pytest.approx((image + unit_1 + unit_2) / 3)
     mean = (video_stage.tokens_per_step["video"] * 8 + image) / 9
     assert video_stage.tokens_per_step["mean"] == pytest.approx(mean)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from m4v.core.errors import UserError
 from m4v.core.shapes import VideoShape
 from m4v.data.bucketed_source import BucketedClips, plan_buckets
-from m4v.data.buckets import Bucket, BucketPlan, MediaSize, choose_bucket, resampled_length
+from m4v.data.buckets import Bucket, BucketPlan, MediaSize, choose_bucket
 from m4v.data.folder_source import FolderSource
-from m4v.data.resampling import resample
+from m4v.data.resampling import resample, resampled_length
 from m4v.data.source import UnusableClip
 from m4v.media.images import write_png
 from m4v.media.video import TimedFrame, write_video

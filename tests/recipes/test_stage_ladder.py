@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from m4v.checkpoints.attention_to_mamba import convert_attention_to_mamba
+from m4v.checkpoints.attention_to_mamba import MambaInitialisation
+from m4v.checkpoints.mamba_conversion import convert_attention_to_mamba
 from m4v.core.config_io import to_plain
 from m4v.pipelines.m4v_pipeline import M4VPipeline
 from m4v.pipelines.wan_pipeline import WanM4VPipeline
@@ -36,13 +37,13 @@ def shrunk(name: str) -> RunConfig:
     stages["reward"] = replace(
         stages["reward"],
         rows=PerDevice(cpu=1, accelerator=1),
-        guard=replace(stages["reward"].guard, every_steps=PerDevice(cpu=0, accelerator=0)),
+        guard=replace(stages["reward"].guard, num_samples=PerDevice(cpu=0, accelerator=0)),
     )
     data = replace(
         config.data,
         tier="xs",
         num_clips=PerDevice(cpu=3, accelerator=3),
-        num_frames=9 if "short" in name or config.data.num_frames == 17 else 13,
+        num_frames={9: 5, 17: 9, 25: 13, 33: 17}[config.data.num_frames],
         height=config.data.height // 2,
         width=config.data.width // 2,
         num_threads=1,
@@ -74,7 +75,7 @@ def run(name: str, folder: Path, init_from: Path | None = None, **changes: objec
 def test_the_ladder_of_the_pyramid_base_runs_from_attention_to_reward(tmp_path: Path) -> None:
     vae = run("toybox-m-vae", tmp_path)
     base = run("toybox-attention-base", tmp_path, vae)
-    convert_attention_to_mamba(base, tmp_path / "converted", plan="full")
+    convert_attention_to_mamba(base, tmp_path / "converted", MambaInitialisation(plan="full"))
     match = shrunk("toybox-match").match
     step = run("toybox-match", tmp_path, tmp_path / "converted", match=replace(match, teacher=str(base)))
     for name in ("convert", "t2i", "t2v-short", "t2v-long", "t2v-large", "t2v-large-long", "quality", "reward"):
@@ -87,4 +88,4 @@ def test_the_ladder_of_the_pyramid_base_runs_from_attention_to_reward(tmp_path: 
 def test_the_ladder_of_the_wan_base_runs_from_nothing(tmp_path: Path) -> None:
     short = run("toybox-wan-short", tmp_path)
     longer = run("toybox-wan-long", tmp_path, short)
-    assert WanM4VPipeline.from_pretrained(longer)("a red ball", num_inference_steps=1, seed=0).frames.shape[1] == 13
+    assert WanM4VPipeline.from_pretrained(longer)("a red ball", num_inference_steps=1, seed=0).frames.shape[1] == 9

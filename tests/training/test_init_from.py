@@ -94,5 +94,5 @@ def test_its_run_goes_on_bit_for_bit_and_repeats_no_frozen_part(large_base, tiny
     parts = train(config, run_dir=tmp_path / "parts", device="cpu")
     name = "transformer/diffusion_pytorch_model.safetensors"
     assert (whole / name).read_bytes() == (parts / name).read_bytes()
-    frozen = [file for file in (tmp_path / "parts" / "checkpoints").rglob("frozen*.safetensors")]
+    frozen = list((tmp_path / "parts" / "checkpoints").rglob("frozen*.safetensors"))
     assert sum(file.stat().st_size for file in frozen) < 1000

@@ -9,12 +9,14 @@ from torch import nn
 
 from m4v.checkpoints.attention_to_mamba import MambaInitialisation
 from m4v.checkpoints.mamba_conversion import convert_attention_to_mamba
+from m4v.checkpoints.run_folder import RunFolder
 from m4v.core.errors import UserError
 from m4v.flow.config import PyramidFlowConfig
 from m4v.flow.schedule import PyramidSchedule
 from m4v.models.denoiser.pyramid import M4VTransformer3DModel
 from m4v.models.text.tokenizer import build_tokenizer
 from m4v.recipes.debug import debug
+from m4v.recipes.single_stage import only
 from m4v.training.config import OptimConfig
 from m4v.training.exporting import export_model
 from m4v.training.flow_config import FlowStageConfig
@@ -24,6 +26,8 @@ from m4v.training.matching_config import MatchStageConfig
 from m4v.training.matching_objective import MatchingObjective, layer_pairs
 from m4v.training.matching_stage import load_teacher
 from m4v.training.networks import build_networks
+from m4v.training.optim_config import PerDevice
+from m4v.training.run import train
 from m4v.training.state import TrainState
 
 WORDS = ["a", "square", "one", "two", "three", "four"]
@@ -244,7 +248,32 @@ def test_a_teacher_of_another_size_or_without_attention_is_refused(folders, teac
 
 
 def test_a_batch_that_does_not_fit_the_columns_is_refused_in_this_stage_too():
-    from m4v.training.optim_config import PerDevice
-
     with pytest.raises(UserError, match="multiple of the 4 columns"):
         MatchStageConfig(batch_size=PerDevice(cpu=30, accelerator=64))
+
+
+def test_a_run_that_matches_then_trains_resumes_bit_for_bit(folders, tiny_run, tmp_path):
+    skipped, both = PerDevice(cpu=0, accelerator=0), PerDevice(cpu=2, accelerator=2)
+    config = replace(
+        tiny_run,
+        vae=replace(tiny_run.vae, steps=skipped),
+        t2i=replace(tiny_run.t2i, steps=skipped),
+        match=MatchStageConfig(
+            steps=both, batch_size=PerDevice(cpu=4, accelerator=4), teacher=str(folders / "attention")
+        ),
+        t2v=replace(tiny_run.t2v, steps=both),
+    )
+    for name, stops in (("whole", [None]), ("split", [1, 2, None])):
+        for stop in stops:
+            train(config, run_dir=tmp_path / name, init_from=folders / "single", device="cpu", max_steps=stop)
+    (whole, facts), (split, _) = (RunFolder(tmp_path / name).load_step(4) for name in ("whole", "split"))
+    assert facts["stages"]["match"]["steps"] == 2
+    for part, tensors in whole.items():
+        for name, value in tensors.items():
+            assert torch.equal(value, split[part][name]), f"{part} {name}"
+
+
+def test_a_match_stage_without_a_teacher_says_what_to_give(folders, tiny_run, tmp_path):
+    config = only(replace(tiny_run, match=MatchStageConfig(steps=PerDevice(cpu=1, accelerator=1))), "match", "m")
+    with pytest.raises(UserError, match=r"--match\.teacher"):
+        train(config, run_dir=tmp_path, init_from=folders / "single", device="cpu")

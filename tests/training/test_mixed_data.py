@@ -137,3 +137,23 @@ def test_toybox_sources_of_other_streams_give_other_clips() -> None:
     assert not np.array_equal(first, second)
     with pytest.raises(UserError, match="divides 64"):
         open_sources(replace(data, height=48, width=48), 4, 0, 4, ignore_progress)
+
+
+def test_a_run_on_several_folders_goes_on_without_naming_them_again(tiny_run, video_folder, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for file in video_folder.iterdir():
+            (tmp_path / "data" / name / file.name).write_bytes(file.read_bytes())
+    sources = (SourceConfig(name="one", weight=2), SourceConfig(name="two"))
+    config = replace(tiny_run, data=replace(tiny_run.data, folder=None, sources=sources))
+    messages: list[str] = []
+    train(
+        config,
+        run_dir=tmp_path / "run",
+        data=tmp_path / "data",
+        device="cpu",
+        max_steps=1,
+        on_progress=lambda progress: messages.append(progress.message or ""),
+    )
+    assert "6 clips: one 4 (66.7%), two 2 (33.3%)." in messages
+    assert (train(config, run_dir=tmp_path / "run", device="cpu") / "model_index.json").is_file()

@@ -74,9 +74,9 @@ def test_a_first_frame_is_read_from_its_file(networks, tmp_path, monkeypatch):
     class Pipeline:
         def __call__(self, prompt, **options):
             seen.append(options)
-            raise ValueError
+            raise UserError("stop here")
 
     write_png(tmp_path / "first.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(UserError, match="stop here"):
         samples._sample(Pipeline(), SampleRequest(image_path=str(tmp_path / "first.png"), height=32), 9, None)
     assert seen == [{"num_frames": 9, "seed": 0, "height": 32, "image": str(tmp_path / "first.png")}]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,13 +15,24 @@ from m4v.cli.json_output import STANDARD_OUTPUT, write_json
 from m4v.cli.verb import Action
 from m4v.core.errors import UserError
 
+if TYPE_CHECKING:
+    from m4v.data.buckets import Bucket
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckArguments:
     """Read every file of a data set folder and report what can be used.
 
     Attributes:
-        folder: Videos and images with captions: metadata.jsonl, metadata.csv, or a .txt beside each file.
+        folder: Videos and images with captions, in one of these layouts: metadata.jsonl, .csv, .json or .parquet;
+            videos2caption.json; videos.txt with prompts.txt or captions.txt; annotations of WebVid-10M, OpenVid-1M,
+            Open-Sora-Plan or Pyramid-Flow; a .txt beside each file; WebDataset tars. A table, annotation file or tar
+            may be given itself.
+        bucket: Size and length HEIGHTxWIDTHxFRAMES that clips are sorted into, 1 frame for images; repeat the flag for
+            several. They then count instead of --frames, --height and --width, which by default are the one bucket.
+        batch_size: Clips per batch, to tell which buckets hold less than one.
+        small_buckets: What happens to those: their clips repeat within a batch, go to another bucket that they fill,
+            or the check fails.
         frames: Most frames of a clip.
         height: Rows that frames are scaled and cut to.
         width: Columns that frames are scaled and cut to.
@@ -31,6 +42,9 @@ class CheckArguments:
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
+    bucket: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    batch_size: int = 8
+    small_buckets: Literal["repeat", "merge", "refuse"] = "repeat"
     frames: int = 17
     height: int = 64
     width: int = 64
@@ -45,21 +59,33 @@ def check(arguments: CheckArguments) -> None:
     Raises:
         UserError: if the folder holds no usable clip, or an argument is out of range.
     """
-    if min(arguments.frames, arguments.height, arguments.width, arguments.time_compression) < 1:
-        raise UserError("--frames, --height, --width and --time-compression must be at least 1.")
+    numbers = (arguments.frames, arguments.height, arguments.width, arguments.time_compression, arguments.batch_size)
+    if min(numbers) < 1:
+        raise UserError("--frames, --height, --width, --time-compression and --batch-size must be at least 1.")
     from m4v.core.shapes import VideoShape
     from m4v.data.dataset_report import check_folder
     from m4v.data.folder_source import FolderSource
 
+    buckets = [_bucket(text, arguments) for text in arguments.bucket]
+    longest = max(buckets, key=lambda bucket: bucket.num_frames, default=None)
+    target = (arguments.frames, arguments.height, arguments.width)
+    if longest is not None:
+        target = (longest.num_frames, longest.height, longest.width)
     source = FolderSource(
         arguments.folder,
-        shape=VideoShape(num_frames=arguments.frames, height=arguments.height, width=arguments.width),
+        shape=VideoShape(num_frames=target[0], height=target[1], width=target[2]),
         fps=arguments.fps,
         time_compression=arguments.time_compression,
     )
     say(f"Reading {len(source)} files of {arguments.folder} ...")
     with progress("reading") as advance:
-        report = check_folder(source, on_progress=advance)
+        report = check_folder(
+            source,
+            on_progress=advance,
+            buckets=buckets,
+            batch_size=arguments.batch_size,
+            small=arguments.small_buckets,
+        )
     if report.num_kept == 0:
         reasons = "\n".join(f"  {drop}" for drop in report.drops)
         raise UserError(f"No usable clip in {arguments.folder}: {report.num_found} dropped.\n{reasons}")
@@ -68,6 +94,21 @@ def check(arguments: CheckArguments) -> None:
     if arguments.json != STANDARD_OUTPUT:
         for line in report.lines():
             result(line)
+
+
+def _bucket(text: str, arguments: CheckArguments) -> "Bucket":
+    from m4v.data.buckets import Bucket
+
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--bucket is {text}; expected HEIGHTxWIDTHxFRAMES, such as 384x640x57.")
+    height, width, frames = map(int, parts)
+    if (frames - 1) % arguments.time_compression:
+        raise UserError(
+            f"--bucket {text} has {frames} frames; with --time-compression {arguments.time_compression} a clip has a "
+            "multiple of it, plus one."
+        )
+    return Bucket(height=height, width=width, num_frames=frames, batch_size=arguments.batch_size)
 
 
 VERB = {"check": Action(CheckArguments, check), "cache": CACHE, "shard": SHARD, "prepare": PREPARE, "synth": SYNTH}

@@ -17,7 +17,7 @@ from m4v.core.errors import UserError
 VERBS: dict[str, tuple[str, str]] = {
     "generate": ("m4v.cli.generate", "a sentence (and a picture, if you like) to a video"),
     "train": ("m4v.cli.train", "train a recipe, or fine-tune on a folder of your videos"),
-    "data": ("m4v.cli.data", "check a folder of training videos"),
+    "data": ("m4v.cli.data", "check, prepare, cache, shard and synthesize training videos"),
     "toybox": ("m4v.cli.toybox", "render captioned clips of the procedural world"),
     "convert": ("m4v.cli.convert", "checkpoints of Pyramid-Flow and Wan2.1, attention to state space"),
     "describe": ("m4v.cli.describe", "parameters, tokens, operations and memory of a model"),

@@ -38,7 +38,7 @@ class TrainArguments:
         data: Folder of captioned videos to train on, instead of the recipe's own data.
         run: Run folder. Default: runs/RECIPE.
         resume: auto goes on from the newest complete checkpoint of the run folder; never refuses to; or a checkpoint.
-        resume_override: Settings that fix shapes or the order of data, such as data.folder, and may differ all the same.
+        resume_override: Settings that fix shapes or the order of data, such as data.folder, and may differ anyway.
         init_from: Model folder, run folder or bundled name that a new run takes its weights from.
         lora_rank: Train adapters of this rank instead of all weights; short for --lora.rank.
         settings: TOML file with values of recipe fields; flags win over it.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from m4v.core.seeds import fold_seed
 from m4v.core.shapes import VideoShape
-from m4v.data.buckets import Bucket, BucketPlan, MediaSize, SmallBuckets, resampled_length
+from m4v.data.buckets import Bucket, BucketPlan, MediaSize, SmallBuckets
 from m4v.data.clip import Clip
 from m4v.data.drops import require_usable
 from m4v.data.folder_source import FolderSource
@@ -29,13 +29,12 @@ def measure_media(source: FolderSource) -> tuple[list[MediaSize], list[int], lis
         except UnusableClip as drop:
             drops.append(drop)
             continue
-        length = 1 if entry.is_image else resampled_length(facts.num_frames, facts.fps, source.fps)
         sizes.append(
             MediaSize(
                 name=entry.name,
                 height=facts.height,
                 width=facts.width,
-                num_frames=length,
+                num_frames=facts.length,
                 is_image=entry.is_image,
             )
         )

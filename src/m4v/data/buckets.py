@@ -62,11 +62,6 @@ class MediaSize:
     is_image: bool
 
 
-def resampled_length(num_frames: int, fps: float, target_fps: float) -> int:
-    """Frames that a video of constant rate has after `resampling.resample`, which counts decoded ones."""
-    return 0 if num_frames < 1 else math.floor((num_frames - 1) / fps * target_fps + 0.25) + 1
-
-
 def choose_bucket(buckets: Sequence[Bucket], media: MediaSize) -> Bucket | None:
     """Pick the bucket of the nearest aspect, of these the longest that the clip fills.
 
@@ -147,7 +142,7 @@ class BucketPlan:
         for number, item in enumerate(media):
             bucket = choose_bucket(buckets, item)
             if bucket is None:
-                drops.append(_unfit(buckets, item))
+                drops.append(unfit(buckets, item))
             else:
                 members[bucket].append(number)
         notes = [f"Bucket {bucket.name} is empty." for bucket, numbers in members.items() if not numbers]
@@ -203,7 +198,8 @@ class BucketPlan:
         return [*lines, f"image:video batches {ratio}, exact over every {self.mixture.window} steps", *self.notes]
 
 
-def _unfit(buckets: Sequence[Bucket], media: MediaSize) -> UnusableClip:
+def unfit(buckets: Sequence[Bucket], media: MediaSize) -> UnusableClip:
+    """Say why a clip fits no bucket."""
     if media.is_image:
         return UnusableClip("no bucket for images", media.name, "no bucket has 1 frame")
     lengths = sorted(bucket.num_frames for bucket in buckets if not bucket.is_image)

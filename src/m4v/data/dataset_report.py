@@ -1,13 +1,31 @@
 """What a data set folder holds, what of it can be used, and why the rest cannot: the body of `m4v data check`."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from m4v.data.bucket_report import BucketReport, sort_into_buckets
+from m4v.data.buckets import Bucket, MediaSize, SmallBuckets
 from m4v.data.drops import DropReason, count_drops
+from m4v.data.folder_entry import FolderEntry
 from m4v.data.folder_source import FolderSource, SourceFacts
 from m4v.data.source import UnusableClip
+
+_NUM_EXAMPLES = 3
+_WHOLE_RATE = 1e-3  # containers state whole rates as ratios that are not quite whole
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something about kept files that is no reason to drop them, with a few of them named."""
+
+    text: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.count} with {self.text}, for example {', '.join(self.examples)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +45,8 @@ class DatasetReport:
         target_size: (height, width) that frames are scaled and cut to.
         num_captions: Captions of all usable files together.
         seconds: Length of all usable videos at the target rate.
+        remarks: Kept files of variable or broken frame rate or odd size, and what is done about them.
+        buckets: How the kept files fall into buckets.
     """
 
     root: str
@@ -41,6 +61,8 @@ class DatasetReport:
     target_size: tuple[int, int]
     num_captions: int
     seconds: float
+    remarks: tuple[Remark, ...]
+    buckets: BucketReport
 
     @property
     def num_kept(self) -> int:
@@ -56,9 +78,7 @@ class DatasetReport:
             "kept": self.num_kept,
             "videos": self.num_videos,
             "images": self.num_images,
-            "drops": [
-                {"reason": drop.reason, "count": drop.count, "examples": list(drop.examples)} for drop in self.drops
-            ],
+            "drops": [drop.to_plain() for drop in self.drops],
             "target_fps": self.target_fps,
             "timings": [
                 {"source_fps": fps, "source_frames": frames, "kept_frames": kept, "count": count}
@@ -71,6 +91,10 @@ class DatasetReport:
             "target_size": list(self.target_size),
             "captions": self.num_captions,
             "seconds": self.seconds,
+            "remarks": [
+                {"text": item.text, "count": item.count, "examples": list(item.examples)} for item in self.remarks
+            ],
+            **self.buckets.to_plain(),
         }
 
     def lines(self, num_rows: int = 8) -> list[str]:
@@ -94,24 +118,39 @@ class DatasetReport:
             lines += [f"  {row}" for row in rows[:num_rows]]
             if len(rows) > num_rows:
                 lines.append(f"  and {len(rows) - num_rows} more kinds")
-        return lines
+        return [*lines, *map(str, self.remarks), *self.buckets.lines()]
 
     @staticmethod
     def _most_frequent(counts: dict[Any, int]) -> list[tuple[Any, int]]:
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def check_folder(source: FolderSource, on_progress: Callable[[int, int], None] | None = None) -> DatasetReport:
+def check_folder(
+    source: FolderSource,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    buckets: Sequence[Bucket] = (),
+    batch_size: int = 1,
+    small: SmallBuckets = "repeat",
+) -> DatasetReport:
     """Decode every file of a folder and report what can be used.
 
     Args:
         source: The folder with the target size and rate.
         on_progress: Called after each file with (files done, files in all).
+        buckets: Sizes and lengths to sort the files into; none: the source's own, for videos and for images.
+        batch_size: Clips per batch where `buckets` is not given.
+        small: What happens to buckets with less than a batch.
+
+    Raises:
+        UserError: as `sort_into_buckets`.
     """
     drops: list[UnusableClip] = list(source.listing.drops)
     timings: Counter[tuple[float, int, int]] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
-    num_images = num_captions = 0
+    media: list[MediaSize] = []
+    unusual: dict[str, list[str]] = {}
+    num_captions = 0
     seconds = 0.0
     for index, entry in enumerate(source.entries):
         try:
@@ -121,9 +160,10 @@ def check_folder(source: FolderSource, on_progress: Callable[[int, int], None] |
         else:
             sizes[facts.height, facts.width] += 1
             num_captions += len(clip.captions)
-            if entry.is_image:
-                num_images += 1
-            else:
+            media.append(_media_size(entry, facts))
+            for text, example in _unusual(source, entry, facts):
+                unusual.setdefault(text, []).append(example)
+            if not entry.is_image:
                 timings[_timing(facts, len(clip.frames))] += 1
                 seconds += len(clip.frames) / clip.fps
         if on_progress:
@@ -133,7 +173,7 @@ def check_folder(source: FolderSource, on_progress: Callable[[int, int], None] |
         layout=source.listing.layout,
         num_found=len(source.entries) + len(source.listing.drops),
         num_videos=timings.total(),
-        num_images=num_images,
+        num_images=len(media) - timings.total(),
         drops=count_drops(drops),
         target_fps=source.fps,
         timings=dict(timings),
@@ -141,8 +181,38 @@ def check_folder(source: FolderSource, on_progress: Callable[[int, int], None] |
         target_size=(source.shape.height, source.shape.width),
         num_captions=num_captions,
         seconds=seconds,
+        remarks=tuple(Remark(text, len(names), tuple(names[:_NUM_EXAMPLES])) for text, names in unusual.items()),
+        buckets=sort_into_buckets(buckets or _own_buckets(source, media, batch_size), media, small),
     )
 
 
 def _timing(facts: SourceFacts, num_kept: int) -> tuple[float, int, int]:
     return round(facts.fps, 3), facts.num_frames, num_kept
+
+
+def _media_size(entry: FolderEntry, facts: SourceFacts) -> MediaSize:
+    height, width = facts.height, facts.width
+    if entry.crop is not None:
+        height, width = entry.crop[3] - entry.crop[1], entry.crop[2] - entry.crop[0]
+    return MediaSize(name=entry.name, height=height, width=width, num_frames=facts.length, is_image=entry.is_image)
+
+
+def _unusual(source: FolderSource, entry: FolderEntry, facts: SourceFacts) -> Iterator[tuple[str, str]]:
+    """Yield what is unusual about a kept file, and how to name it."""
+    target = f"{source.fps:g} fps by the times of the frames"
+    if facts.variable_fps:
+        yield f"variable frame rate, resampled to {target}", entry.name
+    elif not entry.is_image and abs(facts.fps - round(facts.fps)) > _WHOLE_RATE:
+        yield f"broken frame rate, resampled to {target}", f"{entry.name} ({facts.fps:.5g} fps)"
+    if facts.height % 2 or facts.width % 2:
+        size = f"{source.shape.width}x{source.shape.height}"
+        yield f"odd height or width, scaled and cut to {size}", f"{entry.name} ({facts.width}x{facts.height})"
+
+
+def _own_buckets(source: FolderSource, media: Sequence[MediaSize], batch_size: int) -> list[Bucket]:
+    """One bucket of the source's shape for videos, one for images, as far as there are any."""
+    shape = source.shape
+    lengths = {1 if item.is_image else shape.num_frames for item in media}
+    return [
+        Bucket(height=shape.height, width=shape.width, num_frames=length, batch_size=batch_size) for length in lengths
+    ]

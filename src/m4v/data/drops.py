@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from m4v.core.errors import UserError
 from m4v.data.source import UnusableClip
@@ -16,6 +17,10 @@ class DropReason:
     reason: str
     count: int
     examples: tuple[str, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give it as JSON types."""
+        return {"reason": self.reason, "count": self.count, "examples": list(self.examples)}
 
     def __str__(self) -> str:
         return f"{self.count} x {self.reason}, for example {'; '.join(self.examples)}"

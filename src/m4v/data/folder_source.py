@@ -16,7 +16,7 @@ from m4v.data.clip import Clip
 from m4v.data.drops import require_usable
 from m4v.data.folder_entry import FolderEntry, MissingCaption
 from m4v.data.folder_listing import list_folder
-from m4v.data.resampling import resample, usable_length
+from m4v.data.resampling import is_variable, resample, resampled_count, resampled_length, usable_length
 from m4v.data.resizing import fit_picture
 from m4v.data.source import UnusableClip
 from m4v.media.images import cover_box, read_image
@@ -35,12 +35,16 @@ class SourceFacts:
         fps: Frames per second that the file states.
         height: Rows, upright.
         width: Columns, upright.
+        length: Frames that it gives at the target rate, of its cut only if it has one; 1 for an image.
+        variable_fps: Whether its frames are shown for unequal times; only known after decoding.
     """
 
     num_frames: int
     fps: float
     height: int
     width: int
+    length: int = 1
+    variable_fps: bool = False
 
 
 class FolderSource:
@@ -162,7 +166,8 @@ class FolderSource:
             num_frames = max(0, min(num_frames, entry.cut[1]) - entry.cut[0])
         if entry.crop is not None:
             height, width = entry.crop[3] - entry.crop[1], entry.crop[2] - entry.crop[0]
-        return SourceFacts(num_frames, fps, height, width)
+        length = 1 if entry.is_image else resampled_length(num_frames, fps, self.fps)
+        return SourceFacts(num_frames, fps, height, width, length)
 
     @staticmethod
     def _upright_size(entry: FolderEntry, content: bytes | None) -> tuple[int, int]:
@@ -200,19 +205,23 @@ class FolderSource:
                 image = read_image(entry.path, content)
                 return self._image_clip(entry, image, self.shape), SourceFacts(1, self.fps, *image.shape[:2])
             info = probe(entry.path, content)
-            num_frames = 0
+            times: list[float] = []
+            size = (0, 0)
 
-            def counted() -> Iterator[TimedFrame]:
-                nonlocal num_frames
+            def timed() -> Iterator[TimedFrame]:
+                nonlocal size
                 for frame in decode_frames(entry.path, content):
-                    num_frames += 1
+                    size = frame.pixels.shape[:2] if not times else size
+                    times.append(frame.seconds)
                     yield frame
 
-            frames = counted()
+            frames = timed()
             clip = self._video_clip(entry, frames, self.shape, self.min_frames)
             for _ in frames:  # what the clip did not need
                 pass
-            return clip, SourceFacts(num_frames, info.fps, info.height, info.width)
+            own = times if entry.cut is None else times[slice(*entry.cut)]
+            length = resampled_count(own[-1] - own[0], self.fps)
+            return clip, SourceFacts(len(times), info.fps, *size, length, is_variable(times))
 
     def _image_clip(self, entry: FolderEntry, image: np.ndarray, shape: VideoShape) -> Clip:
         resized = fit_picture(_cropped(entry, image), shape.height, shape.width)

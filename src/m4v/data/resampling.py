@@ -1,6 +1,7 @@
 """Choosing frames so that a video of any rate plays at the model's rate."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +28,22 @@ def resample(frames: Iterator[TimedFrame], fps: float) -> Iterator[np.ndarray]:
     while previous is not None and tick / fps <= previous.seconds + 0.25 / fps:
         yield previous.pixels
         tick += 1
+
+
+def resampled_count(seconds: float, fps: float) -> int:
+    """Frames that `resample` yields for pictures of which the last is shown `seconds` after the first."""
+    return math.floor(seconds * fps + 0.25) + 1
+
+
+def resampled_length(num_frames: int, fps: float, target_fps: float) -> int:
+    """Frames that a video of constant rate has after `resample`, which counts decoded ones."""
+    return 0 if num_frames < 1 else resampled_count((num_frames - 1) / fps, target_fps)
+
+
+def is_variable(times: Sequence[float]) -> bool:
+    """Tell whether frames are shown for unequal times; the rounding of containers to milliseconds is forgiven."""
+    gaps = np.diff(times)
+    return len(gaps) > 1 and bool(np.abs(gaps - np.median(gaps)).max() > 0.1 * np.median(gaps) + 0.002)
 
 
 def usable_length(num_frames: int, time_compression: int) -> int:

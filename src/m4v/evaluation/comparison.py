@@ -64,9 +64,7 @@ def comparison_sheet(rows: Sequence[ComparedPrompt]) -> UInt8[np.ndarray, "heigh
     """
     known = [video for row in rows for video in row.videos.values() if video is not None]
     if not known:
-        raise UserError(
-            "Neither model knows a word of the prompts; use words from the training captions."
-        )
+        raise UserError("Neither model knows a word of the prompts; use words from the training captions.")
     height, width = known[0].shape[1:3]
     parts: list[np.ndarray] = []
     for row in rows:

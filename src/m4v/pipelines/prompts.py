@@ -1,11 +1,25 @@
 """Checks what a model can make of a sentence before it is encoded."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from m4v.core.errors import UserError
 from m4v.models.text.prompt_encoder import PromptEncoder
 from m4v.models.text.tokenizer import cut_words, is_word_level, unknown_words
+
+_MAY_BE_EMPTY: ContextVar[bool] = ContextVar("may_be_empty", default=False)
+
+
+@contextlib.contextmanager
+def empty_prompts_allowed() -> Iterator[None]:
+    """Let prompts be empty: training looks at what a model makes without any. A user who gives none made a mistake."""
+    token = _MAY_BE_EMPTY.set(True)
+    try:
+        yield
+    finally:
+        _MAY_BE_EMPTY.reset(token)
 
 
 def as_prompts(prompt: str | Sequence[str]) -> list[str]:
@@ -22,7 +36,7 @@ def as_prompts(prompt: str | Sequence[str]) -> list[str]:
     for number, text in enumerate(prompts):
         if not isinstance(text, str):
             raise UserError(f"Prompt {number} is {text!r}; expected a sentence.")
-        if not text.strip():
+        if not text.strip() and not _MAY_BE_EMPTY.get():
             raise UserError("The prompt is empty; describe what the video should show.")
         require_characters(text)
     return prompts
@@ -93,7 +107,7 @@ def _strange_words(tokenizer: Any, prompt: str) -> list[str]:
         return []
     strange = unknown_words(tokenizer, prompt)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if all(token == tokenizer.unk_token_id for token in ids):
+    if prompt and all(token == tokenizer.unk_token_id for token in ids):
         named = f" ({', '.join(strange)})" if strange else ""
         raise UserError(
             f"The model has learned none of the words in {prompt!r}{named}. Use words from its training captions."

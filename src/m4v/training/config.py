@@ -17,6 +17,7 @@ from m4v.training.optim_config import require as _require
 from m4v.training.parallel_config import ParallelConfig
 from m4v.training.reward_config import RewardStageConfig
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 Precision = Literal["auto", "bf16", "fp32"]
 InitPart = Literal["vae", "text", "transformer"]
 StageName = Literal["vae", "t2i", "match", "t2v", "clips", "reward"]
@@ -126,6 +127,8 @@ class SavingConfig:
         export_minutes: Minutes between exports of the averaged weights.
         keep_last: Checkpoints kept.
         keep_every: Checkpoints of steps divisible by this are kept for good; 0 means none.
+        trackers: Where numbers go beside `metrics.jsonl`: `tensorboard` (passed over if not installed), `wandb`,
+            `trackio`.
     """
 
     log_every: int = 50
@@ -133,6 +136,7 @@ class SavingConfig:
     export_minutes: float = 15.0
     keep_last: int = 2
     keep_every: int = 0
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         _require(self.log_every > 0, f"saving.log_every is {self.log_every}; it must be at least 1.")

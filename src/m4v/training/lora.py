@@ -84,7 +84,7 @@ def add_adapters(network: Any, config: LoraConfig, seed: int) -> None:
         torch.manual_seed(fold_seed(seed, "adapters"))
         peft_config = PeftConfig(
             r=config.rank,
-            lora_alpha=config.alpha or config.rank,  # type: ignore[arg-type]  # PEFT computes with fractions too
+            lora_alpha=config.alpha or config.rank,  # fractions are fine
             lora_dropout=config.dropout,
             target_modules=targets,
         )

@@ -1,13 +1,16 @@
 """Where numbers go while training: a JSON line per entry always, TensorBoard when it is installed."""
 
+import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from m4v.core.errors import UserError
 
 
 class MetricSink(Protocol):
@@ -69,6 +72,43 @@ class TensorBoardSink:
         self._writer.close()
 
 
+class ServiceSink:
+    """Logs to a library with the calls of wandb, which trackio has too.
+
+    Only the global step is given: these services refuse steps that go backwards, as a stage's own step would.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Log each number; text is left to the JSON lines."""
+        self._library.log({name: value for name, value in values.items() if not isinstance(value, str)}, step=step)
+
+    def close(self) -> None:
+        """End the service's run."""
+        self._library.finish()
+
+
+def open_service(name: str, run_dir: Path) -> ServiceSink:
+    """Start, or go on with, a tracker's run that bears the name of the run folder.
+
+    Raises:
+        UserError: if the library is not installed or does not start.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"The tracker {name} is not installed. Get it with: pip install 'm4v[{name}]', or leave it out."
+        )
+    library = importlib.import_module(name)
+    own = {"id": run_dir.name, "dir": str(run_dir)} if name == "wandb" else {}
+    try:
+        library.init(project="m4v", name=run_dir.name, resume="allow", **own)
+    except Exception as error:  # the library's own errors have no common base
+        raise UserError(f"The tracker {name} does not start: {error}. Log in to it, or leave it out.") from error
+    return ServiceSink(library)
+
+
 class ManySinks:
     """Passes everything on to several sinks."""
 
@@ -86,10 +126,20 @@ class ManySinks:
             sink.close()
 
 
-def open_sinks(run_dir: Path, resumed_step: int) -> MetricSink:
-    """Open `metrics.jsonl`, and `tensorboard/` if TensorBoard is installed."""
-    sinks: list[MetricSink] = [JsonlSink(run_dir / "metrics.jsonl", resumed_step)]
-    if importlib.util.find_spec("tensorboard") is not None:
+def open_sinks(run_dir: Path, resumed_step: int, trackers: Sequence[str] = ("tensorboard",)) -> MetricSink:
+    """Open `metrics.jsonl` and the trackers.
+
+    Args:
+        run_dir: Run folder.
+        resumed_step: Global step that the run goes on from.
+        trackers: `tensorboard`, `wandb`, `trackio`.
+
+    Raises:
+        UserError: if a tracker other than TensorBoard is asked for and not installed, or does not start.
+    """
+    services = [open_service(name, run_dir) for name in trackers if name != "tensorboard"]
+    sinks: list[MetricSink] = [JsonlSink(run_dir / "metrics.jsonl", resumed_step), *services]
+    if "tensorboard" in trackers and importlib.util.find_spec("tensorboard") is not None:
         sinks.append(TensorBoardSink(run_dir / "tensorboard", resumed_step))
     return ManySinks(sinks)
 

@@ -13,6 +13,7 @@ from m4v.checkpoints.run_folder import RunFolder, load_step_folder
 from m4v.core.config_io import from_plain, to_plain
 from m4v.core.errors import UserError
 from m4v.training.config import STAGE_NAMES, DataConfig, RunConfig
+from m4v.training.data_config import missing_folders
 
 logger = logging.getLogger(__name__)
 _MISSING = object()
@@ -106,6 +107,8 @@ def _complete(wanted: DataConfig, stored: DataConfig) -> DataConfig:
     """Fill in what the user left to the initial model or need not say again."""
     if wanted.source == stored.source == "folder" and wanted.folder is None:
         wanted = dataclasses.replace(wanted, folder=stored.folder)
+    if missing_folders(wanted) and _unplaced(wanted) == _unplaced(stored):
+        wanted = dataclasses.replace(wanted, sources=stored.sources)
     return dataclasses.replace(
         wanted,
         num_frames=wanted.num_frames or stored.num_frames,
@@ -113,6 +116,11 @@ def _complete(wanted: DataConfig, stored: DataConfig) -> DataConfig:
         width=wanted.width or stored.width,
         fps=wanted.fps or stored.fps,
     )
+
+
+def _unplaced(data: DataConfig) -> list[Any]:
+    """Sources without their places, which need not be named again."""
+    return [dataclasses.replace(source, path=None) for source in data.sources]
 
 
 def _is_below(key: str, names: Sequence[str]) -> bool:

@@ -83,12 +83,16 @@ def train(
             is_resumed=point is not None,
             parallel=parallel,
         )
-        sink = open_sinks(folder.path, 0 if point is None else point.global_step) if parallel.is_main else ManySinks([])
+        sink = _open_sinks(config, folder, point) if parallel.is_main else ManySinks([])
         try:
             _run_stages(bench, point, sink)
         finally:
             sink.close()
     return folder.export
+
+
+def _open_sinks(config: RunConfig, folder: RunFolder, point: ResumePoint | None) -> MetricSink:
+    return open_sinks(folder.path, 0 if point is None else point.global_step, config.saving.trackers)
 
 
 def _check_start(config: RunConfig, device: torch.device, *, has_weights: bool) -> None:

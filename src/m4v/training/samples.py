@@ -20,6 +20,7 @@ from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.models.vae.wan_autoencoder import WanAutoencoder
 from m4v.pipelines.frames import to_uint8
 from m4v.pipelines.m4v_pipeline import M4VPipeline
+from m4v.pipelines.prompts import empty_prompts_allowed
 from m4v.toybox.contact_sheet import contact_sheet
 from m4v.training.clip_pool import ClipPool
 from m4v.training.config import RunConfig
@@ -84,7 +85,8 @@ def _sample(
     elif request.from_data and first_latents is not None:
         options["image"] = to_uint8(pipeline.vae.decode(pipeline.vae.denormalise(first_latents)))[0, 0]
     length = request.num_frames if request.num_frames and num_frames > 1 else num_frames
-    frames: np.ndarray = pipeline(request.caption, num_frames=length, seed=request.seed, **options).frames[0]
+    with empty_prompts_allowed():
+        frames: np.ndarray = pipeline(request.caption, num_frames=length, seed=request.seed, **options).frames[0]
     return frames
 
 

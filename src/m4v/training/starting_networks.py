@@ -50,7 +50,7 @@ def load_start(config: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerFa
     """
     networks: AnyNetworks
     if config.models.base == "wan":
-        networks = load_wan_networks(folder)
+        networks = load_wan_networks(folder, trains_text=config.clips.train_text)
         if "transformer" not in config.init_parts:
             built = build_wan_networks(config.models.wan, tokenizer, config.seed)
             networks = replace(networks, transformer=built.transformer)
@@ -71,7 +71,7 @@ def _load_pyramid(config: RunConfig, folder: Path, tokenizer: PreTrainedTokenize
     with torch.device("meta" if has_rest else "cpu"):
         fresh = build_networks(config.models, tokenizer, config.seed)
     networks = load_networks(folder, fresh, parts)
-    if networks.transformer.device.type != "meta":
+    if not next(networks.transformer.parameters()).is_meta:
         return networks
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(config.seed, "initial weights"))

@@ -81,8 +81,12 @@ def build_wan_networks(models: WanModelsConfig, tokenizer: PreTrainedTokenizerFa
         return WanNetworks(WanAutoencoder(autoencoder), transformer, encoder, tokenizer)
 
 
-def load_wan_networks(folder: Path) -> WanNetworks:
-    """Load a Wan model folder, ours or a stock one: the denoiser in 32 bits, the text encoder as it is stored.
+def load_wan_networks(folder: Path, *, trains_text: bool = False) -> WanNetworks:
+    """Load a Wan model folder, ours or a stock one, in 32 bits; a frozen text encoder in the precision of its file.
+
+    Args:
+        folder: The model folder.
+        trains_text: Whether the text encoder will be trained.
 
     Raises:
         UserError: if the folder is incomplete, damaged or of another base.
@@ -94,7 +98,7 @@ def load_wan_networks(folder: Path) -> WanNetworks:
         return WanNetworks(
             WanAutoencoder(vae),
             WanM4VTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32),
-            UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype="auto"),
+            UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32 if trains_text else "auto"),
             AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
             base=folder,
         )

@@ -90,8 +90,8 @@ class Workbench:
     ) -> None:
         self.config = config
         self.parallel = parallel or Parallel()
-        self.sharded = ShardedNetworks(parallel)
-        self.saver = Saver(folder, config.saving, parallel)
+        self.sharded = ShardedNetworks(self.parallel)
+        self.saver = Saver(folder, config.saving, self.parallel)
         self.folder = folder
         self.device = device
         self.stop = stop

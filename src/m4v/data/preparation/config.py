@@ -65,7 +65,7 @@ class FilterConfig:
     min_height: int = 64
     min_width: int = 64
     max_aspect: float = 4.0
-    min_motion: float = 0.05
+    min_motion: float = 0.02
     max_repeated: float = 0.5
     duplicates: bool = False
     text_score: str | None = None

@@ -109,8 +109,8 @@ class _Run:
         self.entries = self._entries(source)
         self.num_sources = len(self.entries) + len(self.drops)
         keep = config.keep
-        self.text = load_score(keep.text_score, "--keep.text-score") if keep.text_score else None
-        self.aesthetic = load_score(keep.aesthetic_score, "--keep.aesthetic-score") if keep.aesthetic_score else None
+        self.text = load_score(keep.text_score, "--text-score") if keep.text_score else None
+        self.aesthetic = load_score(keep.aesthetic_score, "--aesthetic-score") if keep.aesthetic_score else None
         self.caption = load_caption(caption) if caption else None
         self.clip_key = _digest_of({"settings": to_plain(config)})
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from m4v.core.errors import UserError
 from m4v.data.preparation.config import CutConfig
-from m4v.data.resampling import resample
+from m4v.data.resampling import is_variable, resample
 from m4v.media.video import TimedFrame, decode_frames, probe
 
 _DETECTOR_SIDE = 256  # as PySceneDetect's own scene manager shrinks pictures
@@ -145,12 +145,6 @@ def scan_video(path: Path, config: CutConfig) -> ScannedVideo:
         spans=tuple(spans),
         short_shots=tuple(short),
     )
-
-
-def is_variable(times: list[float]) -> bool:
-    """Tell whether frames are shown for unequal times; the rounding of containers to milliseconds is forgiven."""
-    gaps = np.diff(times)
-    return len(gaps) > 1 and bool(np.abs(gaps - np.median(gaps)).max() > 0.1 * np.median(gaps) + 0.002)
 
 
 def _detector(config: CutConfig) -> tuple[Any, Any]:
