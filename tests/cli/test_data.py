@@ -75,7 +75,7 @@ def test_unusual_rates_and_sizes_are_said(m4v, folder):
     }
     text = m4v(*words).out
     assert "1 with variable frame rate, resampled to 8 fps by the times of the frames, for example variable.mkv" in text
-    assert "1 with odd height or width, scaled and cut to 32x32, for example odd.mkv (53x41)" in text
+    assert "1 with odd height or width, scaled and cut like all others, for example odd.mkv (53x41)" in text
 
 
 def test_buckets_are_counted_and_small_and_empty_ones_said(m4v, folder):

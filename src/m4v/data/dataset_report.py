@@ -99,7 +99,8 @@ class DatasetReport:
 
     def lines(self, num_rows: int = 8) -> list[str]:
         """Write the report for people; long tables keep their `num_rows` most frequent rows."""
-        height, width = self.target_size
+        sizes_of_buckets = {(bucket.height, bucket.width) for bucket in self.buckets.clips}
+        target = " -> {1}x{0}".format(*self.target_size) if sizes_of_buckets == {self.target_size} else ""
         lines = [
             f"{self.root}: {self.layout}",
             f"found {self.num_found}, kept {self.num_kept} ({self.num_videos} videos, {self.num_images} images) "
@@ -110,10 +111,7 @@ class DatasetReport:
             f"{count} x {fps:g} fps, {frames} frames -> {self.target_fps:g} fps, {kept} frames kept"
             for (fps, frames, kept), count in self._most_frequent(self.timings)
         ]
-        sizes = [
-            f"{count} x {source_width}x{source_height} -> {width}x{height}"
-            for (source_height, source_width), count in self._most_frequent(self.sizes)
-        ]
+        sizes = [f"{count} x {width}x{height}{target}" for (height, width), count in self._most_frequent(self.sizes)]
         for rows in (timings, sizes):
             lines += [f"  {row}" for row in rows[:num_rows]]
             if len(rows) > num_rows:
@@ -205,8 +203,7 @@ def _unusual(source: FolderSource, entry: FolderEntry, facts: SourceFacts) -> It
     elif not entry.is_image and abs(facts.fps - round(facts.fps)) > _WHOLE_RATE:
         yield f"broken frame rate, resampled to {target}", f"{entry.name} ({facts.fps:.5g} fps)"
     if facts.height % 2 or facts.width % 2:
-        size = f"{source.shape.width}x{source.shape.height}"
-        yield f"odd height or width, scaled and cut to {size}", f"{entry.name} ({facts.width}x{facts.height})"
+        yield "odd height or width, scaled and cut like all others", f"{entry.name} ({facts.width}x{facts.height})"
 
 
 def _own_buckets(source: FolderSource, media: Sequence[MediaSize], batch_size: int) -> list[Bucket]:

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from m4v.data.preparation.config import PrepareConfig
 from m4v.data.preparation.shots import Span
@@ -15,16 +17,35 @@ from m4v.media.video import TimedFrame, decode_frames, write_video
 _SCORED_FRAMES = 8
 
 
-def write_clips(
-    source: Path, wanted: list[tuple[Span, Path]], config: PrepareConfig
-) -> Iterator[tuple[Span, Path, np.ndarray]]:
-    """Write spans, which must ascend and not overlap; yield each with its file and up to eight of its frames.
+class _SizeChange(Exception):
+    """A picture has another size than the first of its span."""
+
+
+@dataclass(frozen=True)
+class WrittenClip:
+    """What became of a span.
+
+    Attributes:
+        span: The span.
+        path: Its file.
+        frames: Up to eight of its frames, spread evenly; None if it was not written.
+        problem: Why it was not written; empty if it was.
+    """
+
+    span: Span
+    path: Path
+    frames: UInt8[np.ndarray, "k h w 3"] | None
+    problem: str = ""
+
+
+def write_clips(source: Path, wanted: list[tuple[Span, Path]], config: PrepareConfig) -> Iterator[WrittenClip]:
+    """Write spans, which must ascend and not overlap; spans in which pictures change their size are not written.
 
     Sizes become even by leaving out the last row or column, since yuv420p knows no others.
 
     Raises:
         MediaError: if the source cannot be read.
-        UserError: if pictures change their size within a span, or the place cannot be written.
+        UserError: if the place cannot be written.
     """
     needed = {number for span, _ in wanted for number in range(span.first, span.end)}
     frames = decode_frames(source, wanted=needed.__contains__)
@@ -32,21 +53,30 @@ def write_clips(
         sampled: list[np.ndarray] = []
         picks = set(np.linspace(0, span.num_frames - 1, min(_SCORED_FRAMES, span.num_frames)).round().astype(int))
         own = itertools.islice(frames, span.end - span.first)
-        write_video(path, _pictures(own, config, picks, sampled), config.cut.fps, config.quality)
-        yield span, path, np.stack(sampled)
+        try:
+            write_video(path, _pictures(own, config, picks, sampled), config.cut.fps, config.quality)
+        except _SizeChange as change:
+            for _ in own:  # the next span begins behind them
+                pass
+            yield WrittenClip(span, path, None, str(change))
+        else:
+            yield WrittenClip(span, path, np.stack(sampled))
     frames.close()  # type: ignore[attr-defined]  # decode_frames is a generator
 
 
 def _pictures(
     frames: Iterator[TimedFrame], config: PrepareConfig, picks: set[int], sampled: list[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    start: float | None = None
+    first: TimedFrame | None = None
 
     def from_zero() -> Iterator[TimedFrame]:
-        nonlocal start
+        nonlocal first
         for frame in frames:
-            start = frame.seconds if start is None else start
-            yield TimedFrame(frame.pixels, frame.seconds - start)
+            first = frame if first is None else first
+            height, width = first.pixels.shape[:2]
+            if frame.pixels.shape[:2] != (height, width):
+                raise _SizeChange(f"from {width}x{height} to {frame.pixels.shape[1]}x{frame.pixels.shape[0]}")
+            yield TimedFrame(frame.pixels, frame.seconds - first.seconds)
 
     for number, pixels in enumerate(resample(from_zero(), config.cut.fps)):
         picture = _sized(pixels, config.short_side)

@@ -15,7 +15,7 @@ from m4v.core.files import atomic_path
 from m4v.data.drops import DropReason, count_drops, require_usable
 from m4v.data.folder_listing import FolderEntry, list_folder
 from m4v.data.loader import Prefetcher
-from m4v.data.preparation.clip_file import clip_size, write_clips
+from m4v.data.preparation.clip_file import WrittenClip, write_clips
 from m4v.data.preparation.config import PrepareConfig
 from m4v.data.preparation.hooks import load_caption, load_score
 from m4v.data.preparation.journal import Journal
@@ -112,7 +112,16 @@ class _Run:
         self.text = load_score(keep.text_score, "--text-score") if keep.text_score else None
         self.aesthetic = load_score(keep.aesthetic_score, "--aesthetic-score") if keep.aesthetic_score else None
         self.caption = load_caption(caption) if caption else None
-        self.clip_key = _digest_of({"settings": to_plain(config)})
+        # What decides about the content and the scores of a clip's file, whose name says which frames it holds: with
+        # other filters it stays.
+        self.clip_key = _digest_of(
+            {
+                "fps": config.cut.fps,
+                "short_side": config.short_side,
+                "quality": config.quality,
+                "hooks": [keep.text_score, keep.aesthetic_score],
+            }
+        )
 
     def _entries(self, source: Path) -> list[FolderEntry]:
         if source.is_file():
@@ -195,12 +204,12 @@ class _Run:
         return ScannedSource(path=entry.path, name=entry.name, digest=digest, video=video)
 
     def write(self, planned: list[PlannedClip]) -> list[tuple[PlannedClip, dict[str, Any]]]:
-        """Write the clips that are missing and score them; give those that pass, with their scores."""
+        """Write the clips that are missing and score them; give those that pass, with their rows of the journal."""
         missing: dict[str, list[PlannedClip]] = {}
         for clip in planned:
             row = self.journal.find("clip", clip.file_name)
             is_done = row is not None and row["settings"] == self.clip_key
-            if not (row is not None and is_done and (row["problem"] or (self.out / clip.file_name).is_file())):
+            if not (row is not None and is_done and (self._problem(row) or (self.out / clip.file_name).is_file())):
                 missing.setdefault(clip.source.name, []).append(clip)
         jobs = list(missing.values())
         total = sum(map(len, jobs))
@@ -218,11 +227,10 @@ class _Run:
             row = self.journal.find("clip", clip.file_name)
             if row is None or row["settings"] != self.clip_key:  # its source could not be read again
                 self.drops.append(UnusableClip("source changed while it was read", where(clip.source, clip.span)))
-            elif row["problem"]:
-                reason, detail = row["problem"]
-                self.drops.append(UnusableClip(reason, where(clip.source, clip.span), detail))
+            elif problem := self._problem(row):
+                self.drops.append(UnusableClip(problem[0], where(clip.source, clip.span), problem[1]))
             else:
-                kept.append((clip, row["scores"]))
+                kept.append((clip, row))
         return kept
 
     def _write_one(self, clips: list[PlannedClip]) -> int:
@@ -230,25 +238,33 @@ class _Run:
         wanted = [(clip.span, self.out / clip.file_name) for clip in clips]
         count = 0
         try:
-            for span, path, frames in write_clips(clips[0].source.path, wanted, self.config):
-                with self.hook_lock:
-                    scores = {
-                        name: hook(frames)
-                        for name, hook in (("text", self.text), ("aesthetic", self.aesthetic))
-                        if hook is not None
-                    }
-                problem = self._score_problem(scores)
-                if problem:
-                    path.unlink()
-                values = {"settings": self.clip_key, "scores": scores, "problem": problem}
-                self.journal.add("clip", by_first[span.first].file_name, values)
+            for written in write_clips(clips[0].source.path, wanted, self.config):
+                row = self._written_row(written)
+                self.journal.add("clip", by_first[written.span.first].file_name, row)
+                if self._problem(row):
+                    written.path.unlink(missing_ok=True)
                 count += 1
         except MediaError as error:
             self.notes.append(f"{clips[0].source.name}: {error.reason}")
         return count
 
-    def _score_problem(self, scores: Mapping[str, float]) -> tuple[str, str] | None:
-        keep = self.config.keep
+    def _written_row(self, written: WrittenClip) -> dict[str, Any]:
+        row: dict[str, Any] = {"settings": self.clip_key, "scores": {}, "unwritten": written.problem}
+        if written.frames is None:
+            return row
+        with self.hook_lock:
+            row["scores"] = {
+                name: hook(written.frames)
+                for name, hook in (("text", self.text), ("aesthetic", self.aesthetic))
+                if hook is not None
+            }
+        return {**row, "height": written.frames.shape[1], "width": written.frames.shape[2]}
+
+    def _problem(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Why the clip of a row of the journal is left out, under the filters of this run."""
+        keep, scores = self.config.keep, row["scores"]
+        if row["unwritten"]:
+            return "picture size changes", row["unwritten"]
         if "text" in scores and scores["text"] > keep.max_text:
             return "text or watermark", f"score {scores['text']:.3g}, expected at most {keep.max_text:g}"
         if "aesthetic" in scores and scores["aesthetic"] < keep.min_aesthetic:
@@ -260,8 +276,8 @@ class _Run:
         captions = {entry.name: entry.captions for entry in self.entries}
         rows = []
         with self.progress("captions") as advance:
-            for count, (clip, scores) in enumerate(kept, start=1):
-                rows.append(self._row(clip, scores, captions[clip.source.name]))
+            for count, (clip, written) in enumerate(kept, start=1):
+                rows.append(self._row(clip, written, captions[clip.source.name]))
                 advance(count, len(kept))
         self._remove_others({row["file_name"] for row in rows})
         with atomic_path(self.out / METADATA) as temporary:
@@ -289,21 +305,20 @@ class _Run:
             notes=tuple(self.notes),
         )
 
-    def _row(self, clip: PlannedClip, scores: Mapping[str, float], inherited: tuple[str, ...]) -> dict[str, Any]:
+    def _row(self, clip: PlannedClip, written: Mapping[str, Any], inherited: tuple[str, ...]) -> dict[str, Any]:
         video, span = clip.source.video, clip.span
-        height, width = clip_size(video.height, video.width, self.config.short_side)
         row: dict[str, Any] = {
             "file_name": clip.file_name,
             "fps": self.config.cut.fps,
             "num_frames": span.num_frames,
-            "height": height,
-            "width": width,
+            "height": written["height"],
+            "width": written["width"],
             "source": clip.source.name,
             "source_start": round(span.start_seconds, 6),
             "source_end": round(span.end_seconds, 6),
             "source_frames": [span.first, span.end],
             "source_fps": round(video.mean_fps, 6),
-            "scores": {"motion": span.motion, "repeated": span.repeated, **scores},
+            "scores": {"motion": span.motion, "repeated": span.repeated, **written["scores"]},
         }
         texts = tuple(text for text in inherited if text)
         if self.caption is not None:
