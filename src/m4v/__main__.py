@@ -1,4 +1,7 @@
-"""`python -m m4v` is `m4v`: the form that `torchrun -m` takes."""
+"""`python -m m4v` is `m4v`; under torchrun, `torchrun --nproc-per-node N -m -- m4v ...`.
+
+Without `--` torchrun takes `--run` and other flags for its own.
+"""
 
 import sys
 

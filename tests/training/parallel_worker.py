@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor
 
 from m4v.checkpoints import sharded as sharded_module
-from m4v.checkpoints.run_folder import RunFolder
+from m4v.checkpoints.run_folder import RunFolder, open_step_folder
 from m4v.checkpoints.weights import save_tensors
 from m4v.core.errors import UserError
 from m4v.flow.schedule import PyramidSchedule
@@ -20,6 +21,8 @@ from m4v.training.clip_pool import ClipPool
 from m4v.training.config import SavingConfig
 from m4v.training.ema import named_parameters
 from m4v.training.flow_objective import PyramidFlowObjective
+from m4v.training.guard import Guard
+from m4v.training.guard_config import GuardConfig
 from m4v.training.latent_bank import build_bank
 from m4v.training.loop import train_step
 from m4v.training.networks import build_networks
@@ -31,6 +34,9 @@ from m4v.training.sharding import ShardedNetworks, gather_parameters, recompute_
 from m4v.training.state import TrainState
 from m4v.training.vae_objective import VaeObjective
 
+FIRST = ["sharded", "replicated", "context"]
+"""Variants of every test run; the others are slow."""
+
 WORDS = ("one", "two", "three", "four", "five", "six")
 OPTIM = OptimConfig(warmup_steps=0, lr=1e-2)
 VARIANTS = {
@@ -39,13 +45,18 @@ VARIANTS = {
     "accumulated": ParallelConfig(accumulate=2),
     "often reduced": ParallelConfig(accumulate=2, reduce_once=False),
     "recomputed": ParallelConfig(checkpoint_share=0.5),
+    "context": ParallelConfig(context=2),
+    "context, replicated": ParallelConfig(context=2, shard=False),
+    "context, recomputed": ParallelConfig(context=2, checkpoint_share=1.0),
 }
 
 
 class Bench:
     """Debug networks on a bank of random latents, with weights that are nowhere zero."""
 
-    def __init__(self, parallel: Parallel, *, batch_size: int = 8, in_bf16: bool = False) -> None:
+    def __init__(
+        self, parallel: Parallel, *, batch_size: int = 8, in_bf16: bool = False, images_only: bool = False
+    ) -> None:
         torch.manual_seed(1)
         networks = build_networks(debug().models, build_tokenizer(["square", *WORDS]), seed=0)
         modules = {"transformer": networks.transformer, "text_encoder": networks.text_encoder}
@@ -58,6 +69,7 @@ class Bench:
         self.sharded = ShardedNetworks(parallel)
         self.num_recomputed = recompute_activations(networks.transformer, parallel.config.checkpoint_share)
         self.sharded.add(modules, in_bf16=in_bf16)
+        self.sharded.share_sequences(networks.transformer)
         self.networks = networks
         self.state = TrainState(modules, OPTIM, 0, self.sharded)
         self.objective = PyramidFlowObjective(
@@ -65,7 +77,7 @@ class Bench:
             networks.text_encoder,
             bank,
             PyramidSchedule.from_config(debug().models.flow),
-            debug().t2v,
+            replace(debug().t2v, images_per_window=1, videos_per_window=0) if images_only else debug().t2v,
             stage="t2v",
             batch_size=batch_size,
             seed=3,
@@ -80,6 +92,12 @@ class Bench:
             values = train_step(self.objective, self.state, 8, self.objective.batch(self.state.step))
             norms.append(float(values[0]["grad_norm"]))
         return norms
+
+    def loss(self) -> float:
+        """Loss of this rank's rows in the first step."""
+        with torch.no_grad():
+            terms = self.objective.terms(self.objective.batch(0), 0)
+            return sum(float(term.loss) * term.weight for term in terms)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Whole weights, averages and moments."""
@@ -109,15 +127,19 @@ def vae_weights(parallel: Parallel) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in networks.vae.named_parameters()}
 
 
-def check_steps(parallel: Parallel, folder: Path, facts: dict) -> None:
-    for name, config in VARIANTS.items():
-        bench = Bench(replace(parallel, config=config))
+def check_steps(parallel: Parallel, folder: Path, facts: dict, variants: list[str]) -> None:
+    for name in variants:
+        config = VARIANTS[name]
+        bench = Bench(replace(parallel, config=config, sequence=parallel.sequence if config.context > 1 else None))
         norms = bench.train(2)
         weights = bench.weights()
         is_split = any(isinstance(value, DTensor) for value in named_parameters(bench.state.modules).values())
         facts[name] = {"norms": norms, "is_split": is_split, "recomputed": bench.num_recomputed}
         if parallel.is_main:
             save_tensors(folder / f"{name}.safetensors", weights)
+
+
+def check_batches(parallel: Parallel, folder: Path, facts: dict) -> None:
     small = Bench(parallel, batch_size=4)
     small.train(2)
     weights = small.weights()
@@ -151,7 +173,20 @@ def check_checkpoints(parallel: Parallel, folder: Path, facts: dict) -> None:
     if parallel.is_main:
         save_tensors(folder / "saved at 2.safetensors", saved)
     second = Bench(parallel)
-    second.state.load(*run.load_step(2))
+    parts, metadata = open_step_folder(run.step_path(2))
+    read = []
+    real_read = HuggingFaceStorageReader._process_read_request
+
+    def note(self, file, request, planner):
+        read.append(request.lengths.numel())
+        real_read(self, file, request, planner)
+
+    HuggingFaceStorageReader._process_read_request = note
+    second.state.load(parts, metadata)
+    HuggingFaceStorageReader._process_read_request = real_read
+    facts["share of the checkpoint read"] = sum(read) / sum(
+        value.numel() for part in parts.values() for value in part.values()
+    )
     facts["position"] = [second.state.step, second.state.items]
     second.train(2)
     found = second.weights()
@@ -211,18 +246,56 @@ def check_copies(parallel: Parallel, facts: dict) -> None:
     bench.train(1)
 
 
-def main(folder: Path) -> None:
+def check_context(parallel: Parallel, facts: dict) -> None:
+    """Pictures, of which one rank has none; and one rank that computes alone while the other waits."""
+    for name in ("whole", "halves"):
+        bench = Bench(Parallel() if name == "whole" else parallel, images_only=True)
+        facts[f"pictures, {name}"] = bench.train(2)
+    bench = Bench(replace(parallel, config=ParallelConfig(context=2, shard=False)))
+    with bench.sharded.whole(bench.networks) as is_here:
+        if is_here:
+            facts["loss of one rank"] = bench.loss()
+    facts["loss of both"] = bench.loss()
+
+
+def check_guard(parallel: Parallel, folder: Path, facts: dict) -> None:
+    """A strange loss on the last rank alone: none of them takes the step, and all take the next one."""
+    bench = Bench(parallel)
+    config = GuardConfig(spike_factor=5.0, window=8, action="skip")
+    guard = bench.state.guard = Guard(config, torch.device("cpu"), folder=folder, stage="t2v")
+    bench.train(1)
+    before = bench.weights()
+    for step in range(config.window):
+        guard.note("probe", torch.tensor(1.0 + 0.01 * step), step)
+    guard.note("probe", torch.tensor(50.0 if parallel.rank == parallel.world - 1 else 1.0), config.window)
+    bench.train(1)
+    skipped = bench.weights()
+    bench.train(1)
+    after = bench.weights()
+    stay = [name for name in before if not name.startswith("ema/")]
+    facts["guard"] = {
+        "moved by the skipped step": [name for name in stay if not torch.equal(before[name], skipped[name])],
+        "moved by the next step": any(not torch.equal(skipped[name], after[name]) for name in stay),
+    }
+
+
+def main(folder: Path, variants: list[str]) -> None:
     torch.set_num_threads(1)
     facts: dict = {}
-    with parallel_session(ParallelConfig(), torch.device("cpu")) as parallel:
-        check_steps(parallel, folder, facts)
-        check_checkpoints(parallel, folder, facts)
-        check_copies(parallel, facts)
-        facts["largest"] = parallel.largest(parallel.rank, -parallel.rank)
+    with parallel_session(ParallelConfig(context=2), torch.device("cpu")) as together:
+        parallel = replace(together, config=ParallelConfig(), sequence=None)
+        check_steps(together, folder, facts, variants or FIRST)
+        if not variants:
+            check_batches(parallel, folder, facts)
+            check_checkpoints(parallel, folder, facts)
+            check_copies(parallel, facts)
+            check_context(together, facts)
+            check_guard(parallel, folder, facts)
+            facts["largest"] = parallel.largest(parallel.rank, -parallel.rank)
         everything = parallel.gather(facts)
         if parallel.is_main:
             (folder / "facts.json").write_text(json.dumps(everything))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

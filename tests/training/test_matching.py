@@ -236,6 +236,13 @@ def test_padding_of_the_text_does_not_count(folders, make_objective):
     assert torch.equal(objective._layer_error(pair, seen, context, inputs.text.mask), reference)
 
 
+def test_a_student_whose_sequences_are_shared_between_ranks_is_refused(folders, make_objective):
+    student = load_student(folders / "single")
+    student.build_context = lambda *arguments: None
+    with pytest.raises(UserError, match=r"parallel\.context"):
+        make_objective(student)
+
+
 def test_a_teacher_of_another_size_or_without_attention_is_refused(folders, teacher):
     student = load_student(folders / "single")
     with pytest.raises(UserError, match="No layer of the model replaces attention"):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from parallel_worker import VARIANTS, Bench, vae_weights
+from parallel_worker import FIRST, VARIANTS, Bench, vae_weights
 
 from m4v.checkpoints.run_folder import RunFolder
 from m4v.checkpoints.weights import load_tensors
 from m4v.core.errors import UserError
 from m4v.core.generators import RowsGenerator, draw
-from m4v.training.parallel import Parallel
+from m4v.recipes.debug import debug
+from m4v.training.config import PerDevice
+from m4v.training.parallel import Parallel, parallel_session
 from m4v.training.parallel_config import ParallelConfig
 from m4v.training.row_share import RowShare
+from m4v.training.starting_networks import require_whole_sequences
 
 WORKER = Path(__file__).parent / "parallel_worker.py"
 
@@ -38,9 +42,20 @@ def ranks(tmp_path_factory):
     alone = Bench(Parallel())
     alone.train(2)
     RunFolder(folder / "alone").save_step(2, alone.state.tensors(), alone.metadata())
-    done = launch(str(WORKER), str(folder))
+    return folder, work(folder)
+
+
+@pytest.fixture(scope="module")
+def more_ranks(tmp_path_factory):
+    """The variants that are not in every test run."""
+    folder = tmp_path_factory.mktemp("more-ranks")
+    return folder, work(folder, *(name for name in VARIANTS if name not in FIRST))
+
+
+def work(folder, *variants):
+    done = launch(str(WORKER), str(folder), *variants)
     assert done.returncode == 0, done.stderr[-4000:]
-    return folder, json.loads((folder / "facts.json").read_text())
+    return json.loads((folder / "facts.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +76,36 @@ def assert_close(found, expected, tolerance=2e-5):
         )
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_two_ranks_take_the_steps_of_one(ranks, alone, variant):
-    folder, facts = ranks
+@pytest.mark.parametrize(
+    "variant", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
+def test_two_ranks_take_the_steps_of_one(request, alone, variant):
+    folder, facts = request.getfixturevalue("ranks" if variant in FIRST else "more_ranks")
     assert_close(load_tensors(folder / f"{variant}.safetensors"), alone[0])
     for rank in facts:
         assert rank[variant]["norms"] == pytest.approx(alone[2], rel=1e-5)
         assert rank[variant]["is_split"] == VARIANTS[variant].shard
-    assert facts[0]["recomputed"]["recomputed"] > 0
+        assert bool(rank[variant]["recomputed"]) == bool(VARIANTS[variant].checkpoint_share)
+
+
+def test_ranks_that_share_a_sequence_take_the_same_steps_on_pictures(ranks):
+    """A picture is one frame, which one rank holds; the other has the text or nothing."""
+    for rank in ranks[1]:
+        assert rank["pictures, halves"] == pytest.approx(rank["pictures, whole"], rel=1e-5)
+
+
+def test_one_rank_computes_whole_sequences_while_the_other_waits(ranks):
+    assert ranks[1][0]["loss of one rank"] == pytest.approx(ranks[1][0]["loss of both"], rel=1e-5)
+
+
+def test_a_rank_reads_its_own_share_of_a_checkpoint(ranks):
+    for rank in ranks[1]:
+        assert 0.4 < rank["share of the checkpoint read"] < 0.6
+
+
+def test_a_loss_that_is_strange_on_one_rank_is_skipped_on_all(ranks):
+    for rank in ranks[1]:
+        assert rank["guard"] == {"moved by the skipped step": [], "moved by the next step": True}
 
 
 def test_ranks_may_share_columns_instead_of_rows(ranks):
@@ -160,6 +197,32 @@ def test_a_failing_rank_ends_all_and_its_reason_is_shown(tmp_path):
     assert "clip 7 of rank 1 is broken" in done.stdout
 
 
+@pytest.mark.slow
+def test_the_command_line_trains_on_two_ranks_that_share_sequences_as_on_one(tmp_path):
+    """`m4v train` under torchrun, stopped within a stage and resumed by the same command."""
+    words = ["m4v", "train", "debug", "--device", "cpu", "--precision", "fp32"]
+    together = ["-m", "--", *words, "--run", str(tmp_path / "two"), "--parallel.context", "2"]
+    for more in (["--max-steps", "7"], []):
+        done = launch(*together, *more)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.splitlines() == [str(tmp_path / "two" / "export")]
+    alone = subprocess.run(
+        [sys.executable, "-m", *words, "--run", str(tmp_path / "one")], capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 0, alone.stderr[-4000:]
+    runs = [
+        [
+            line
+            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
+        for name in ("one", "two")
+    ]
+    assert [line["stage"] for line in runs[1]] == [line["stage"] for line in runs[0]]
+    assert [line["loss"] for line in runs[1]] == pytest.approx([line["loss"] for line in runs[0]], rel=1e-3)
+    assert RunFolder(tmp_path / "two").latest_step() == 8
+
+
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 2), (8, 1), (3, 4)])
 @pytest.mark.parametrize(("batch", "columns"), [(48, 4), (24, 1), (96, 12)])
 def test_ranks_share_every_row_of_a_batch_once(world, accumulate, batch, columns):
@@ -199,6 +262,25 @@ def test_recomputed_activations_change_nothing(alone, share):
     assert bench.num_recomputed == int(share * num_blocks)
     bench.train(2)
     assert_close(bench.weights(), alone[0], tolerance=1e-7)
+
+
+def test_ranks_that_cannot_be_divided_into_groups_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with (
+        pytest.raises(UserError, match=r"parallel\.context is 2, the number of ranks 3"),
+        parallel_session(ParallelConfig(context=2), torch.device("cpu")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("change", [{"steps": "match"}, {"steps": "clips"}, {"compile_blocks": True}])
+def test_what_needs_whole_sequences_is_refused(change):
+    config = replace(debug(), parallel=ParallelConfig(context=2))
+    require_whole_sequences(config, "cpu")
+    if stage := change.pop("steps", None):
+        change = {stage: replace(getattr(config, stage), steps=PerDevice(cpu=1, accelerator=1))}
+    with pytest.raises(UserError, match=r"parallel\.context"):
+        require_whole_sequences(replace(config, **change), "cpu")
 
 
 @pytest.mark.parametrize("bad", [{"accumulate": 0}, {"checkpoint_share": 1.5}, {"context": 0}])

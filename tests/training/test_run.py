@@ -180,6 +180,25 @@ def test_changed_shapes_refuse_to_resume_but_other_settings_win(tiny_run, tmp_pa
     assert read_metrics(tmp_path)[-1]["lr"] <= 1e-5
 
 
+def test_an_override_lets_a_fixed_setting_change_and_is_checked(tiny_run, tmp_path):
+    train(tiny_run, run_dir=tmp_path, device="cpu", max_steps=1)
+    changed = replace(tiny_run, seed=5)
+    with pytest.raises(UserError, match=r"seed: 0 -> 5(.|\n)*--resume-override KEY"):
+        train(changed, run_dir=tmp_path, device="cpu", max_steps=1, resume_override=["data.folder"])
+    for bad, reason in (("sead", "there is no such setting"), ("models", "networks always are")):
+        with pytest.raises(UserError, match=f"--resume-override {bad}: {reason}"):
+            train(changed, run_dir=tmp_path, device="cpu", max_steps=1, resume_override=[bad])
+    train(changed, run_dir=tmp_path, device="cpu", max_steps=1, resume_override=["seed"])
+    assert RunFolder(tmp_path).latest_step() == 2
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 5
+
+
+def test_every_so_many_steps_a_checkpoint_is_kept_for_good(tiny_run, tmp_path):
+    config = replace(tiny_run, saving=replace(tiny_run.saving, checkpoint_minutes=0.0, keep_last=1, keep_every=2))
+    train(config, run_dir=tmp_path, device="cpu", max_steps=5)
+    assert RunFolder(tmp_path).steps() == [2, 4, 5]
+
+
 def test_a_stage_without_autoencoder_is_refused(tiny_run, tmp_path):
     config = replace(tiny_run, vae=replace(tiny_run.vae, steps=PerDevice(cpu=0, accelerator=0)))
     with pytest.raises(UserError, match="--init-from"):

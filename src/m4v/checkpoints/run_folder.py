@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from m4v.checkpoints.shards import is_sharded, load_shards
+from m4v.checkpoints.shards import ShardedPart, is_sharded, open_shards
 from m4v.checkpoints.weights import file_sha256, load_tensors, save_tensors
 from m4v.core.errors import UserError
 from m4v.core.files import atomic_path
@@ -147,16 +147,30 @@ def check_step_folder(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def load_step_folder(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read one checkpoint folder, wherever it lies.
+def open_step_folder(folder: Path) -> tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]:
+    """Open one checkpoint folder, wherever it lies; parts that several ranks wrote are read as they are needed.
+
+    Returns:
+        Tensors by part, some as `ShardedPart`, and the metadata.
 
     Raises:
         UserError: if it is absent, incomplete or its bytes changed since it was written.
     """
     metadata = check_step_folder(folder)
     if is_sharded(folder):
-        return load_shards(folder), metadata
+        return open_shards(folder), metadata
     return {file.stem: load_tensors(file) for file in sorted(folder.glob("*.safetensors"))}, metadata
+
+
+def load_step_folder(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read one checkpoint folder, wherever it lies, into main memory.
+
+    Raises:
+        UserError: if it is absent, incomplete or its bytes changed since it was written.
+    """
+    parts, metadata = open_step_folder(folder)
+    whole = {name: part.load() if isinstance(part, ShardedPart) else dict(part) for name, part in parts.items()}
+    return whole, metadata
 
 
 def _read_marker(folder: Path) -> dict[str, dict[str, Any]] | None:

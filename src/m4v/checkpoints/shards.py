@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 SHARDS = "shards"
@@ -17,13 +17,23 @@ SHARDS = "shards"
 
 
 @torch.no_grad()
-def fill(target: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into one that may be sharded: every rank takes its own part, without a word to the others."""
-    if isinstance(target, DTensor):
-        part = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
-        target.to_local().copy_(part.to_local())
-    else:
-        target.copy_(whole)
+def fill(targets: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Give tensors, which may be sharded, their stored values: every rank takes its own, without a word to the others.
+
+    Args:
+        targets: By name; filled in place.
+        source: Whole tensors of the same shapes, or a part of a checkpoint to read them from.
+    """
+    if isinstance(source, ShardedPart):
+        source.read_into(targets)
+        return
+    for name, target in targets.items():
+        whole = source[name]
+        if isinstance(target, DTensor):
+            part = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+            target.to_local().copy_(part.to_local())
+        else:
+            target.copy_(whole)
 
 
 def is_sharded(folder: Path) -> bool:
@@ -31,42 +41,44 @@ def is_sharded(folder: Path) -> bool:
     return (folder / SHARDS).is_dir()
 
 
-def read_shards(folder: Path, targets: Mapping[str, Tensor]) -> None:
-    """Fill tensors, sharded or whole, from a checkpoint written by any number of ranks.
+class ShardedPart(dict[str, Tensor]):
+    """One part of a checkpoint that has not been read yet: outlines of its whole tensors, on the device `meta`.
 
     Args:
         folder: The checkpoint.
-        targets: Tensors by `part/name`, filled in place. With several ranks, all of them must call this.
+        part: Name of the part.
     """
-    reader = HuggingFaceStorageReader(str(folder / SHARDS))
-    with _quiet():
-        dcp.load(
-            dict(targets),
-            storage_reader=reader,
-            no_dist=not dist.is_initialized(),
-        )
+
+    def __init__(self, folder: Path, part: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.part = part
+
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Read what tensors of these names hold here: of a sharded one this rank's own piece and no more."""
+        reader = HuggingFaceStorageReader(str(self.folder / SHARDS))
+        flat = {f"{self.part}/{name}": value.detach() for name, value in targets.items()}
+        with _quiet():
+            # Each rank plans for itself: all find the same files, and none waits for another.
+            dcp.load(flat, storage_reader=reader, no_dist=True)
+
+    def load(self) -> dict[str, Tensor]:
+        """Read all of it, whole, into main memory."""
+        whole = {name: torch.empty_like(outline, device="cpu") for name, outline in self.items()}
+        self.read_into(whole)
+        return whole
 
 
-def shapes_of_shards(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Whole shapes and types of a checkpoint's tensors by `part/name`."""
+def open_shards(folder: Path) -> dict[str, ShardedPart]:
+    """Find out what a checkpoint holds, without reading its tensors."""
+    parts: dict[str, ShardedPart] = {}
     metadata = HuggingFaceStorageReader(str(folder / SHARDS)).read_metadata()
-    return {
-        name: (entry.size, entry.properties.dtype)  # type: ignore[union-attr]
-        for name, entry in metadata.state_dict_metadata.items()
-    }
-
-
-def load_shards(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Read a whole checkpoint by part into main memory."""
-    flat = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes_of_shards(folder).items()}
-    reader = HuggingFaceStorageReader(str(folder / SHARDS))
-    with _quiet():
-        dcp.load(flat, storage_reader=reader, no_dist=True)
-    states: dict[str, dict[str, Tensor]] = {}
-    for name, value in flat.items():
-        part, rest = name.split("/", 1)
-        states.setdefault(part, {})[rest] = value
-    return states
+    for full_name, entry in metadata.state_dict_metadata.items():
+        assert isinstance(entry, TensorStorageMetadata), full_name
+        part, name = full_name.split("/", 1)
+        outline = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+        parts.setdefault(part, ShardedPart(folder, part))[name] = outline
+    return parts
 
 
 @contextlib.contextmanager

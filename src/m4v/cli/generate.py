@@ -69,7 +69,7 @@ class GenerateArguments:
     prompt: Annotated[str | None, tyro.conf.Positional] = None
     prompts: Path | None = None
     model: str | None = None
-    lora: tuple[Path, ...] = ()
+    lora: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     image: Path | None = None
     negative_prompt: str | None = None
     frames: int | None = None

@@ -55,7 +55,8 @@ def open_pipeline(
 def add_loras(pipeline: "AnyPipeline", files: "Sequence[Path]") -> None:
     """Put LoRA files on a pipeline; all of them act at full strength.
 
-    A file `learned_embeds.safetensors` beside one holds the embeddings of words that it came with.
+    A file `learned_embeds.safetensors` beside one holds the embeddings of words that it came with, a folder `vae` the
+    autoencoder that it was trained with; the last one's counts.
 
     Raises:
         UserError: if a file is missing or does not fit the model.
@@ -70,6 +71,11 @@ def add_loras(pipeline: "AnyPipeline", files: "Sequence[Path]") -> None:
 
             load_learned_words(pipeline, words)
         folder = path if path.is_dir() else path.parent
+        if (folder / "vae").is_dir():
+            from m4v.models.vae.causal_video_vae import CausalVideoVAE
+
+            vae = CausalVideoVAE.from_pretrained(folder / "vae")
+            pipeline.register_modules(vae=vae.to(pipeline.vae.device, pipeline.vae.dtype))
         weight_name = "pytorch_lora_weights.safetensors" if path.is_dir() else path.name
         pipeline.load_lora_weights(str(folder), weight_name=weight_name, adapter_name=name)
     if len(names) > 1:

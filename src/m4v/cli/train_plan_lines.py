@@ -17,6 +17,12 @@ def plan_lines(plan: TrainingPlan) -> list[str]:
         place = source["path"] or ("rendered" if source["kind"] == "toybox" else "from --data")
         made = ", made by a model" if source["synthetic"] else ""
         lines.append(f"  {source['name']:<20}{source['share']:>7.1%}  {place}{made}")
+    for bucket in plan.config["data"]["buckets"]:
+        size = "{height}x{width}x{num_frames}".format(**bucket)
+        lines.append(f"  bucket {size}, {bucket['batch_share']:g} of the batch")
+    if plan.config["data"]["buckets"]:
+        data = plan.config["data"]
+        lines.append(f"  Figures are of the run's own size {data['height']}x{data['width']}x{data['num_frames']}.")
     lines += [
         "",
         f"time: about {duration(plan.hours * 3600)} in all ({plan.hours * plan.num_devices:,.1f} device hours), at "

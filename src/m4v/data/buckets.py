@@ -167,11 +167,8 @@ class BucketPlan:
         kind, number = self.mixture.at(seed, step)
         buckets = [bucket for bucket in self.members if bucket.is_image == (kind == "image")]
         counts = tuple(self.num_batches(bucket) for bucket in buckets)
-        epoch, place = divmod(number, sum(counts))
-        order = _batch_order(seed, kind, epoch, counts)
-        chosen = int(order[place])
+        chosen, earlier = epoch_turn(seed, kind, number, counts)
         bucket = buckets[chosen]
-        earlier = epoch * counts[chosen] + int(np.count_nonzero(order[:place] == chosen))
         # Repeats need no list of their own: the stream is endless, they only make a bucket's turn come more often.
         members = np.array(self.members[bucket], dtype=np.int64)
         own_seed = fold_seed(seed, "bucket", bucket.name)
@@ -242,6 +239,23 @@ def _settle_small(members: dict[Bucket, list[int]], media: Sequence[MediaSize], 
             "within a batch."
         )
     return notes
+
+
+def epoch_turn(seed: int, kind: str, number: int, counts: tuple[int, ...]) -> tuple[int, int]:
+    """Tell which of several buckets has batch `number` of their kind, and how many batches that bucket had before.
+
+    Every epoch has each bucket as often as it has batches, in an order shuffled anew.
+
+    Args:
+        seed: Root of the order.
+        kind: Which buckets; orders of different kinds are independent.
+        number: Batch of the kind, from 0, over all epochs.
+        counts: Batches of each bucket per epoch, at least 1.
+    """
+    epoch, place = divmod(number, sum(counts))
+    order = _batch_order(seed, kind, epoch, counts)
+    chosen = int(order[place])
+    return chosen, epoch * counts[chosen] + int(np.count_nonzero(order[:place] == chosen))
 
 
 @functools.lru_cache(maxsize=8)

@@ -52,6 +52,8 @@ class VaeStageConfig:
         loss: Reconstruction loss settings.
         num_validation_clips: Clips, never trained on, that PSNR is measured on.
         num_statistics_clips: Clips that the latent mean and deviation are measured on at the end.
+        good_psnr: A run that starts from a whole model skips this stage if the model's round trips of the clips reach
+            this many dB; 0 never skips.
     """
 
     steps: PerDevice = PerDevice(cpu=0, accelerator=0)
@@ -60,6 +62,7 @@ class VaeStageConfig:
     loss: PixelLossConfig = PixelLossConfig()
     num_validation_clips: int = 64
     num_statistics_clips: int = 1024
+    good_psnr: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

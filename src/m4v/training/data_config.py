@@ -39,6 +39,53 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BucketConfig:
+    """Clips of one size and length, batched together.
+
+    Attributes:
+        num_frames: Frames of a clip; 1 is for still pictures.
+        height: Rows of a frame.
+        width: Columns of a frame.
+        batch_share: Batch size as a share of the stage's; large clips want less.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    batch_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            min(self.num_frames, self.height, self.width) >= 1 and self.batch_share > 0,
+            f"A bucket has {self}; sizes must be at least 1, and its share of the batch above 0.",
+        )
+
+    @property
+    def name(self) -> str:
+        """Height x width x frames."""
+        return f"{self.height}x{self.width}x{self.num_frames}"
+
+    @property
+    def is_image(self) -> bool:
+        """Whether still pictures go here."""
+        return self.num_frames == 1
+
+    def batch_size(self, stage_batch_size: int, num_columns: int) -> int:
+        """Items per step.
+
+        Raises:
+            UserError: if the share gives no whole multiple of the columns.
+        """
+        size = stage_batch_size * self.batch_share
+        require(
+            round(size) >= 1 and abs(size - round(size)) < 1e-6 and round(size) % num_columns == 0,
+            f"Bucket {self.name} has batch_share {self.batch_share:g}, which of a batch of {stage_batch_size} is "
+            f"{size:g}; choose a share that gives a multiple of the {num_columns} columns.",
+        )
+        return round(size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where clips come from and what they are cut to.
 
@@ -58,6 +105,9 @@ class DataConfig:
         fps: Frames per second; folder videos are resampled to it.
         num_threads: Threads that render or decode; 0 uses every core.
         cache: What `m4v data cache` made of the folder: latents are read from there, and nothing is decoded.
+        buckets: Sizes and lengths that the stages t2i and t2v train on side by side; every file of the folder goes to
+            the bucket of the nearest aspect that it fills. One of them has the size and length above. None: all clips
+            have that.
     """
 
     source: SourceKind = "toybox"
@@ -73,8 +123,17 @@ class DataConfig:
     fps: float = 8.0
     num_threads: int = 0
     cache: str | None = None
+    buckets: tuple[BucketConfig, ...] = ()
 
     def __post_init__(self) -> None:
+        shapes = [bucket.name for bucket in self.buckets]
+        own = f"{self.height}x{self.width}x{self.num_frames}"
+        require(len(set(shapes)) == len(shapes), f"Two buckets have one size and length: {', '.join(shapes)}.")
+        require(
+            not self.buckets or own in shapes,
+            f"data.buckets are {', '.join(shapes)}; one of them must be the size and length of the run, {own}.",
+        )
+        require(not self.buckets or self.cache is None, "data.cache holds clips of one size; leave out it or buckets.")
         names = [source.name for source in self.sources]
         require(len(set(names)) == len(names), f"Two data sources have one name: {', '.join(names)}.")
 
@@ -84,6 +143,12 @@ class DataConfig:
         if self.sources:
             return self.sources
         return (SourceConfig(name=self.source, kind=self.source, path=self.folder),)
+
+    @property
+    def main_bucket(self) -> BucketConfig:
+        """The bucket of the run's own size and length; only where there are buckets."""
+        own = (self.height, self.width, self.num_frames)
+        return next(item for item in self.buckets if (item.height, item.width, item.num_frames) == own)
 
     @property
     def is_rendered(self) -> bool:

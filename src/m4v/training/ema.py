@@ -42,8 +42,7 @@ class Ema:
     @torch.no_grad()
     def load(self, shadow: Mapping[str, Tensor]) -> None:
         """Replace the shadow by saved tensors of the same names."""
-        for name, value in self.shadow.items():
-            fill(value, shadow[name])
+        fill(self.shadow, shadow)
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

@@ -21,6 +21,7 @@ from m4v.models.text.vocabulary import (
     train_new_words,
     word_embeddings,
 )
+from m4v.models.vae.causal_video_vae import CausalVideoVAE
 from m4v.training.config import RunConfig
 from m4v.training.lora import WEIGHTS_NAME, Adapters, add_adapters, save_adapters
 from m4v.training.lora_config import LoraConfig
@@ -36,7 +37,7 @@ LORA_FOLDER = "lora"
 _BASE_FILE = "base.json"
 _WORDS_FILE = "learned_embeds.safetensors"
 _NUM_WORDS_SHOWN = 8
-_WHOLE_NETWORK_STAGES = ("vae", "match")
+_WHOLE_NETWORK_STAGES = ("match",)
 _PHASE = "prepare networks"
 
 
@@ -137,6 +138,13 @@ def write_lora(folder: Path, networks: Networks | WanNetworks) -> None:
     words = networks.trainable.get("new_words")
     if isinstance(words, NewWords):
         save_tensors(folder / _WORDS_FILE, word_embeddings(words, networks.tokenizer))
+
+
+def write_lora_vae(run_folder: Path, vae: CausalVideoVAE) -> None:
+    """Write the autoencoder that a run trained beside its adapters, which are of no use with the base's."""
+    (run_folder / LORA_FOLDER).mkdir(parents=True, exist_ok=True)
+    with atomic_path(run_folder / LORA_FOLDER / "vae") as temporary:
+        vae.save_pretrained(temporary)
 
 
 def restore_words(networks: Networks, tokenizer: PreTrainedTokenizerFast, seed: int) -> Networks:

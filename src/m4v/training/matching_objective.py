@@ -125,7 +125,7 @@ class MatchingObjective:
         part: What is compared.
 
     Raises:
-        UserError: as `layer_pairs`.
+        UserError: as `layer_pairs`, or if ranks share the student's sequences.
     """
 
     def __init__(self, teacher: M4VTransformer3DModel, flow: PyramidFlowObjective, part: MatchPart) -> None:
@@ -135,6 +135,11 @@ class MatchingObjective:
         self.part = part
         self.pairs = layer_pairs(teacher, self.student)
         self._modules = {"matched": matched_parts(self.pairs, part)}
+        if "build_context" in vars(self.student):
+            raise UserError(
+                "Layers are matched on whole sequences, but this denoiser shares its sequences with other ranks; set "
+                "parallel.context to 1."
+            )
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

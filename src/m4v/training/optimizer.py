@@ -59,10 +59,11 @@ def load_optimizer_tensors(
 ) -> None:
     """Restore what `optimizer_tensors` gave."""
     named = named_parameters(modules)
+    states: dict[str, Tensor] = {}
     for full_name, value in tensors.items():
         name, key = full_name.rsplit(":", 1)
         parameter = named[name]
         is_moment = value.shape == parameter.shape
         state = torch.empty_like(parameter) if is_moment else torch.empty_like(value, device=parameter.device)
-        fill(state, value)
-        optimizer.state[parameter][key] = state.detach()
+        states[full_name] = optimizer.state[parameter][key] = state.detach()
+    fill(states, tensors)

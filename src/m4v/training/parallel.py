@@ -43,6 +43,7 @@ class Parallel:
         mesh: All ranks as one dimension of devices; unset when alone.
         control: Group on CPUs for small exchanges, with more patience than devices have.
         saving: Group of its own for checkpoints written in the background.
+        sequence: The ranks that compute each sequence with this one; unset if it computes whole ones.
     """
 
     config: ParallelConfig = field(default_factory=ParallelConfig)
@@ -51,6 +52,7 @@ class Parallel:
     mesh: DeviceMesh | None = None
     control: dist.ProcessGroup | None = None
     saving: dist.ProcessGroup | None = None
+    sequence: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -64,8 +66,9 @@ class Parallel:
 
     @property
     def share(self) -> RowShare:
-        """Rows of every batch that are computed here."""
-        return RowShare(rank=self.rank, world=self.world, accumulate=self.config.accumulate)
+        """Rows of every batch that are computed here; the same for all ranks that share a sequence."""
+        context = self.config.context
+        return RowShare(rank=self.rank // context, world=self.world // context, accumulate=self.config.accumulate)
 
     @property
     def suffix(self) -> str:
@@ -160,12 +163,13 @@ def parallel_session(config: ParallelConfig, device: torch.device) -> Iterator[P
         device: This rank's; see `place_of_rank`.
 
     Raises:
-        UserError: with the reason of another rank's failure.
+        UserError: if the ranks cannot be divided into groups that share a sequence, or with the reason of another
+            rank's failure.
     """
-    if config.context > 1:
+    if world_size() % config.context:
         raise UserError(
-            f"parallel.context is {config.context}, but training does not share sequences between ranks yet; leave it "
-            "1. Less memory: parallel.checkpoint_share, parallel.accumulate."
+            f"parallel.context is {config.context}, the number of ranks {world_size()}; it must be a multiple of "
+            f"parallel.context. Start the run with torchrun --nproc-per-node {config.context}, or set it to 1."
         )
     if world_size() == 1:
         yield Parallel(config=config)
@@ -183,6 +187,7 @@ def parallel_session(config: ParallelConfig, device: torch.device) -> Iterator[P
         mesh=init_device_mesh(device.type, (world,), mesh_dim_names=("data",)),
         control=dist.new_group(backend="gloo", timeout=_PATIENCE),
         saving=dist.new_group(backend="gloo", timeout=_PATIENCE),
+        sequence=_sequence_group(config.context, world, device),
     )
     try:
         yield parallel
@@ -194,6 +199,13 @@ def parallel_session(config: ParallelConfig, device: torch.device) -> Iterator[P
             raise UserError(reason) from error
         raise
     dist.destroy_process_group()
+
+
+def _sequence_group(size: int, world: int, device: torch.device) -> dist.ProcessGroup | None:
+    """Neighbouring ranks, which a host connects best, share a sequence."""
+    if size == 1:
+        return None
+    return init_device_mesh(device.type, (world // size, size), mesh_dim_names=("data", "context")).get_group("context")
 
 
 def _leave_reason(store: dist.Store, own_rank: int, error: BaseException) -> str | None:

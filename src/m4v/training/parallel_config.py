@@ -18,7 +18,8 @@ class ParallelConfig:
         shard: With several ranks, each holds a share of weights, gradients and moments (FSDP2) instead of all of them.
         reduce_once: When sharded, add up a step's gradients on every rank before they are shared out: less traffic,
             but a whole float32 gradient per rank.
-        context: Ranks that share one sequence.
+        context: Ranks that share one sequence, of which each holds some frames; a divisor of the number of ranks. For
+            sequences too long for one device, on the pyramid base.
     """
 
     accumulate: int = 1

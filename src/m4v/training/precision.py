@@ -25,7 +25,12 @@ def _cpu_bf16_is_faster(size: int = 512, repeats: int = 6) -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
-def choose_bf16(precision: Precision, device: torch.device, make_objective: Callable[[bool], Objective]) -> bool:
+def choose_bf16(
+    precision: Precision,
+    device: torch.device,
+    make_objective: Callable[[bool], Objective],
+    agree: Callable[[bool], bool] = bool,
+) -> bool:
     """Resolve a precision setting for one stage.
 
     `auto` is bf16 on CUDA. On a CPU with fast bf16 products the stage's own step is timed in both formats, because the
@@ -35,14 +40,15 @@ def choose_bf16(precision: Precision, device: torch.device, make_objective: Call
         precision: The setting.
         device: Where the stage is trained.
         make_objective: Gives the stage's objective in bf16 or not; called only if a timing is needed.
+        agree: Gives every rank the same of their answers: all time a step, or none does.
     """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu" or not _cpu_bf16_is_faster():
+        return agree(torch.cuda.is_bf16_supported())
+    if device.type != "cpu" or not agree(_cpu_bf16_is_faster()):
         return False
-    return _step_seconds(make_objective(True)) < _step_seconds(make_objective(False))
+    return agree(_step_seconds(make_objective(True)) < _step_seconds(make_objective(False)))
 
 
 def _step_seconds(objective: Objective, repeats: int = 3) -> float:

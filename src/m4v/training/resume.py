@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from m4v.checkpoints.run_folder import RunFolder, load_step_folder
+from m4v.checkpoints.run_folder import RunFolder, open_step_folder
 from m4v.core.config_io import from_plain, to_plain
 from m4v.core.errors import UserError
 from m4v.training.config import STAGE_NAMES, DataConfig, RunConfig
@@ -20,6 +20,7 @@ _MISSING = object()
 
 # A change of these would continue with other shapes or another order of data.
 _FIXED = ("seed", "data", "models", "batch_size", "columns", "images_per_window", "videos_per_window", "unit_rule")
+_FIXED_KEYS = ("lora.rank", "lora.alpha", "lora.targets")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ResumePoint:
     """A loaded checkpoint.
 
     Attributes:
-        tensors: Tensors by part: `weights`, `ema`, `optimizer`, `frozen`.
+        tensors: Tensors by part: `weights`, `ema`, `optimizer`, `frozen`; parts that ranks wrote are not read yet.
         metadata: Counters, stage name, facts of every stage.
         config: Settings the checkpoint was made with.
     """
@@ -68,7 +69,7 @@ def find_resume_point(folder: RunFolder, resume: str) -> ResumePoint | None:
 
 
 def _load(path: Path) -> ResumePoint:
-    tensors, metadata = load_step_folder(path)
+    tensors, metadata = open_step_folder(path)
     if metadata.get("stage") not in STAGE_NAMES or "config" not in metadata:
         raise UserError(f"{path} is not a checkpoint of a training run. Choose a folder checkpoints/step-N of a run.")
     return ResumePoint(tensors, metadata, from_plain(RunConfig, metadata["config"]))
@@ -139,7 +140,7 @@ def _check_override(names: Sequence[str], settings: Mapping[str, Any]) -> None:
 
 
 def _is_fixed(key: str) -> bool:
-    return key != "data.num_threads" and any(part in _FIXED for part in key.split("."))
+    return key in _FIXED_KEYS or (key != "data.num_threads" and any(part in _FIXED for part in key.split(".")))
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, str]]:

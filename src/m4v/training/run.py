@@ -17,6 +17,7 @@ from m4v.training.parallel import parallel_session, place_of_rank
 from m4v.training.precision import fast_kernels
 from m4v.training.progress import OnProgress, Progress, ignore_progress
 from m4v.training.resume import ResumePoint, find_resume_point, reconcile
+from m4v.training.round_trip import skips_vae_stage
 from m4v.training.stages import make_stage
 from m4v.training.stopping import StopSignal
 from m4v.training.workbench import Workbench
@@ -119,7 +120,10 @@ def _run_stages(bench: Workbench, point: ResumePoint | None, sink: MetricSink) -
     first_global_step = 0
     if point is not None:
         bench.stage_facts.update(point.metadata["stages"])
+        bench.starts_whole = bool(point.metadata.get("starts_whole"))
         first_global_step = int(point.metadata["first_global_step"])
+    elif skips_vae_stage(bench):
+        first = int(names[0] == "vae" and len(names) > 1)
     for index, (name, num_steps) in enumerate(stages[first:], start=first):
         stage = make_stage(bench, name, num_steps, first_global_step, point if index == first else None)
         reason = stage.run(sink)

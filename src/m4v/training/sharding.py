@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from m4v.core.errors import UserError
+from m4v.models.denoiser.sharded_context import shard_sequence
 from m4v.training.parallel import Parallel
 
 
@@ -69,6 +70,7 @@ class ShardedNetworks:
         self.parallel = parallel
         self.networks: dict[str, nn.Module] = {}
         self._outlines: dict[str, nn.Module] = {}
+        self._shared: dict[nn.Module, Any] = {}
 
     def add(self, networks: Mapping[str, nn.Module], *, in_bf16: bool) -> None:
         """Shard networks in place, unless they are; those without repeated blocks stay whole on every rank.
@@ -87,6 +89,16 @@ class ShardedNetworks:
             shard(network, self.parallel, in_bf16=in_bf16)
             self.networks[name] = network
 
+    def share_sequences(self, denoiser: nn.Module) -> None:
+        """Let ranks compute each sequence of a denoiser together, if they are to; after `add`.
+
+        Raises:
+            UserError: if the network cannot be split, or not by so many ranks.
+        """
+        if self.parallel.sequence is not None and denoiser not in self._shared:
+            shard_sequence(denoiser, self.parallel.sequence)
+            self._shared[denoiser] = denoiser.build_context
+
     def synchronise(self, is_last: bool) -> None:
         """Say whether the next backward pass is the last of a step, after which gradients are shared out."""
         for network in self.networks.values():
@@ -104,9 +116,20 @@ class ShardedNetworks:
             Whether this rank has whole networks, and is to look or write; the others go on once it is done.
         """
         copies = self._copies()
-        with _replaced(owner, copies):
+        with _replaced(owner, copies), self._whole_sequences():
             yield self.parallel.is_main
         self.parallel.wait()
+
+    @contextlib.contextmanager
+    def _whole_sequences(self) -> Iterator[None]:
+        """Let denoisers that are no copies compute alone for the duration: the other ranks only wait."""
+        for denoiser in self._shared:
+            del denoiser.build_context
+        try:
+            yield
+        finally:
+            for denoiser, build_context in self._shared.items():
+                setattr(denoiser, "build_context", build_context)  # noqa: B010 - a plain attribute, not a module's
 
     def _copies(self) -> dict[str, nn.Module]:
         copies: dict[str, nn.Module] = {}

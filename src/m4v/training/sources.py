@@ -217,10 +217,7 @@ def _open_folder(config: SourceConfig, data: DataConfig, num_clips: int, time_co
     source = FolderSource(
         config.path, shape=shape, fps=data.fps, time_compression=time_compression, min_frames=data.num_frames
     )
-    videos = [index for index, entry in enumerate(source.entries) if not entry.is_image]
-    images = [index for index, entry in enumerate(source.entries) if entry.is_image]
-    num_held_back = min(num_clips, len(videos) // _MAX_HELD_BACK_SHARE)
-    trained, held_back = videos[: len(videos) - num_held_back], videos[len(videos) - num_held_back :]
+    trained, held_back, images = training_files(source, num_clips)
     return OpenedSource(
         config,
         PartOfSource(source, trained) if trained else None,
@@ -228,6 +225,14 @@ def _open_folder(config: SourceConfig, data: DataConfig, num_clips: int, time_co
         PartOfSource(source, images) if images else None,
         _describe_folder(config, source, len(trained), len(images)),
     )
+
+
+def training_files(source: FolderSource, num_clips: int) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of a folder's videos to train on, of those held back, and of its still pictures."""
+    videos = [index for index, entry in enumerate(source.entries) if not entry.is_image]
+    images = [index for index, entry in enumerate(source.entries) if entry.is_image]
+    num_trained = len(videos) - min(num_clips, len(videos) // _MAX_HELD_BACK_SHARE)
+    return videos[:num_trained], videos[num_trained:], images
 
 
 def _describe_folder(config: SourceConfig, source: FolderSource, num_trained: int, num_images: int) -> str:

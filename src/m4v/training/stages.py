@@ -1,5 +1,6 @@
 """Running one stage: its objective, and what is due between its steps - looking, saving, exporting."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,13 +10,17 @@ from typing import Any
 from torch import nn
 
 from m4v.core.config_io import to_plain
+from m4v.core.seeds import fold_seed
 from m4v.flow.schedule import PyramidSchedule
+from m4v.training.bucketed_objective import BucketedObjective, BucketObjective
 from m4v.training.config import FlowStageConfig, StageConfig, StageName, VaeStageConfig
 from m4v.training.curves import CURVES, write_curves
+from m4v.training.data_config import BucketConfig
 from m4v.training.exporting import export_model, export_vae, training_facts
-from m4v.training.fine_tuning import exports_whole_model
+from m4v.training.fine_tuning import exports_whole_model, write_lora_vae
 from m4v.training.flow_objective import PyramidFlowObjective
 from m4v.training.guard import Guard, batch_describer
+from m4v.training.latent_bank import LatentBank
 from m4v.training.loop import Objective, Periodic, check_finite, run_stage
 from m4v.training.metrics import MetricSink
 from m4v.training.networks import Networks
@@ -41,6 +46,9 @@ class StageRun(ABC):
         point: Checkpoint of this stage to go on from.
     """
 
+    trains_adapters = True
+    """Whether the adapters of a run that has any are what this stage trains."""
+
     def __init__(
         self,
         bench: Workbench,
@@ -55,11 +63,13 @@ class StageRun(ABC):
         self.num_steps = num_steps
         self.batch_size = stage.batch_size.on(bench.device.type)
         modules = bench.parts.modules
-        adapters = bench.parts.trainable
+        adapters = bench.parts.trainable if self.trains_adapters else {}
         self.trained = adapters or self.trained_parts()
         # A base under adapters, or with parts of its own, is named by checkpoints instead of being repeated in them.
-        is_named = bool(adapters) or bench.parts.base is not None
-        self.frozen = {} if is_named else {key: value for key, value in modules.items() if key not in self.trained}
+        is_named = bool(bench.parts.trainable) or bench.parts.base is not None
+        # An autoencoder that an earlier stage trained is no longer the base's.
+        kept = {"vae"} & bench.stage_facts.keys() if is_named else modules.keys()
+        self.frozen = {key: value for key, value in modules.items() if key in kept and key not in self.trained}
         for module in modules.values():
             module.requires_grad_(False).train(False)
         for module in self.trained.values():
@@ -69,6 +79,8 @@ class StageRun(ABC):
             recompute_activations(modules["transformer"], bench.config.parallel.checkpoint_share)
         if not adapters:
             bench.sharded.add(self.trained, in_bf16=bench.gather_in_bf16)
+        if adapters or "transformer" in self.trained:
+            bench.sharded.share_sequences(modules["transformer"])
         self.state = TrainState(self.trained, optim, first_global_step, bench.sharded)
         self.state.guard = Guard(
             bench.config.guard,
@@ -123,8 +135,9 @@ class StageRun(ABC):
             return None
         self.prepare()
         if self.use_bf16 is None:
-            chosen = choose_bf16(bench.config.precision, bench.device, self.make_objective)
-            self.use_bf16 = bench.parallel.from_main(chosen)
+            self.use_bf16 = choose_bf16(
+                bench.config.precision, bench.device, self.make_objective, bench.parallel.from_main
+            )
         objective = self.make_objective(self.use_bf16)
         saving = bench.config.saving
 
@@ -193,6 +206,7 @@ class StageRun(ABC):
             "stages": bench.stage_facts,
             "use_bf16": {} if self.use_bf16 is None else {bench.device.type: self.use_bf16},
             "config": to_plain(bench.config),
+            "starts_whole": bench.starts_whole,
         }
         bench.saver.save(self.state.global_step, {**self.state.tensors(), "frozen": frozen}, metadata)
 
@@ -211,6 +225,8 @@ class StageRun(ABC):
 
 class VaeStageRun(StageRun):
     """Trains the autoencoder; at the end its latent statistics are measured and stored in its configuration."""
+
+    trains_adapters = False
 
     @property
     def stage(self) -> VaeStageConfig:
@@ -255,8 +271,13 @@ class VaeStageRun(StageRun):
         self.bench.refresh_models()
 
     def write_export(self) -> None:
-        """Only the autoencoder is worth keeping yet."""
-        export_vae(self.bench.folder.export, self.bench.parts)
+        """Write only the autoencoder, unless the run began with a whole model."""
+        bench = self.bench
+        if not (bench.starts_whole and isinstance(bench.parts, Networks)):
+            export_vae(bench.folder.export, bench.parts)
+            return
+        facts = training_facts(bench.config, bench.networks, bench.stage_facts, bench.device)
+        export_model(bench.folder.export, bench.config, bench.networks, facts)
 
 
 class FlowStageRun(StageRun):
@@ -284,27 +305,59 @@ class FlowStageRun(StageRun):
     def prepare(self) -> None:
         """Hold latents and captions on the device."""
         self.prompts = self.bench.config.samples.prompts or self.bench.some_captions(_NUM_CAPTION_PROMPTS)
-        self.images = self.bench.image_bank() if self.stage.images_per_window else None
-        is_image_only = self.images is not None and not self.stage.videos_per_window
-        self.bank = self.images if self.images is not None and is_image_only else self.bench.bank()
+        self.buckets: Mapping[BucketConfig, LatentBank] = {}
+        self.images: LatentBank | None = None
+        if self.bench.config.data.buckets:
+            self.buckets = self.bench.bucket_banks()
+            self.bank = self.buckets[self.bench.config.data.main_bucket]
+        else:
+            self.images = self.bench.image_bank() if self.stage.images_per_window else None
+            is_image_only = self.images is not None and not self.stage.videos_per_window
+            self.bank = self.images if self.images is not None and is_image_only else self.bench.bank()
         if self.bench.config.compile_blocks:
             network: Any = self.bench.networks.transformer
             network.compile_repeated_blocks(dynamic=True)
 
     def make_objective(self, use_bf16: bool) -> Objective:
-        """Match flows on the bank."""
+        """Match flows on the bank, or on those of all buckets."""
+        stage, seed = self.stage, self.bench.config.seed
+        if not self.buckets:
+            return self._on_bank(self.bank, stage, self.batch_size, seed, use_bf16)
+        has_pictures = any(bucket.is_image for bucket in self.buckets)
+        parts = []
+        for bucket, bank in self.buckets.items():
+            # Where there are no still pictures, first frames of clips are the images.
+            kinds = {"image": bucket.is_image or not has_pictures, "video": not bucket.is_image}
+            shares = {"image": stage.images_per_window, "video": stage.videos_per_window}
+            size = bucket.batch_size(self.batch_size, sum(stage.columns))
+            for kind in (kind for kind, is_served in kinds.items() if is_served and shares[kind]):
+                own = replace(stage, images_per_window=int(kind == "image"), videos_per_window=int(kind == "video"))
+                own_seed = fold_seed(seed, "bucket", bucket.name, kind)
+                objective = self._on_bank(bank, own, size, own_seed, use_bf16)
+                parts.append(BucketObjective(bucket.name, kind, objective, math.ceil(len(bank) / size)))
+        return BucketedObjective(
+            parts,
+            images_per_window=stage.images_per_window,
+            videos_per_window=stage.videos_per_window,
+            seed=fold_seed(seed, self.name),
+        )
+
+    def _on_bank(
+        self, bank: LatentBank, stage: FlowStageConfig, batch_size: int, seed: int, use_bf16: bool
+    ) -> PyramidFlowObjective:
         networks = self.bench.networks
         return PyramidFlowObjective(
             networks.transformer,
             networks.text_encoder,
-            self.bank,
+            bank,
             PyramidSchedule.from_config(self.bench.config.models.flow),
-            self.stage,
+            stage,
             stage=self.name,
-            batch_size=self.batch_size,
-            seed=self.bench.config.seed,
+            batch_size=batch_size,
+            seed=seed,
             use_bf16=use_bf16,
-            use_graphs=self.bench.can_record_graphs,
+            # Graphs of many shapes would take more memory than the time is worth.
+            use_graphs=self.bench.can_record_graphs and not self.buckets,
             share=self.bench.parallel.share,
             images=self.images,
             pooled_encoder=None if networks.pooled_encoder is None else networks.pooled_encoder.encoder,
@@ -326,6 +379,8 @@ class FlowStageRun(StageRun):
         """Write a whole model folder."""
         bench = self.bench
         facts = training_facts(bench.config, bench.networks, bench.stage_facts, bench.device)
+        if bench.networks.trainable and "vae" in bench.stage_facts:
+            write_lora_vae(bench.folder.path, bench.networks.vae)
         if exports_whole_model(bench.folder.path, bench.networks, bench.config.lora):
             export_model(bench.folder.export, bench.config, bench.networks, facts)
 

@@ -105,6 +105,25 @@ def require_base_kind(config: RunConfig, device_type: str) -> None:
             )
 
 
+def require_whole_sequences(config: RunConfig, device_type: str) -> None:
+    """Refuse to share sequences between ranks where something needs them whole.
+
+    Raises:
+        UserError: naming the stage or the setting.
+    """
+    context = config.parallel.context
+    if context == 1:
+        return
+    for name, _ in config.stages(device_type):
+        if name in ("match", "clips"):
+            raise UserError(
+                f"Stage {name} needs whole sequences, but parallel.context is {context}; set it to 1 for this stage. "
+                "Less memory: parallel.checkpoint_share, parallel.accumulate."
+            )
+    if config.compile_blocks:
+        raise UserError(f"compile_blocks cannot be combined with parallel.context {context}; leave one of them out.")
+
+
 def _defaults(folder: Path, networks: AnyNetworks) -> GenerationDefaults | None:
     if not (folder / MODEL_INDEX).is_file():
         return None

@@ -122,5 +122,4 @@ def copy_weights(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]
             f"The checkpoint does not fit this model: {len(bad)} tensors are missing or of another shape "
             f"({', '.join(bad[:3])}). Use the recipe and settings it was trained with, or another run folder."
         )
-    for name, value in named.items():
-        fill(value, weights[name])
+    fill(named, weights)

@@ -20,8 +20,10 @@ from m4v.data.folder_listing import list_folder
 from m4v.data.source import ClipSource, UnusableClip
 from m4v.models.text.tokenizer import build_tokenizer
 from m4v.toybox.captions import VOCABULARY
+from m4v.training.bucketed_data import bucket_sources, require_bucket_stages
 from m4v.training.clip_pool import ClipPool, load_clips
 from m4v.training.config import RunConfig
+from m4v.training.data_config import BucketConfig
 from m4v.training.fine_tuning import (
     adapt,
     check_lora_stages,
@@ -55,6 +57,7 @@ from m4v.training.starting_networks import (
     load_start,
     load_tokenizer,
     require_base_kind,
+    require_whole_sequences,
 )
 from m4v.training.stopping import StopSignal
 from m4v.training.wan_networks import WanNetworks
@@ -100,11 +103,15 @@ class Workbench:
         self.encode_in_bf16 = device.type == "cuda" and config.precision != "fp32"
         self.num_clips = config.data.num_clips.on(device.type)
         self.stage_facts: dict[str, dict[str, Any]] = {}
+        self.starts_whole = init_from is not None and (init_from / "transformer").is_dir() and not is_resumed
         self._pool: ClipPool | None = None
         self._bank: LatentBank | None = None
         self._opened: tuple[OpenedSource, ...] | None = None
         self._images: LatentBank | None = None
+        self._buckets: dict[BucketConfig, LatentBank] | None = None
         require_base_kind(config, device.type)
+        require_bucket_stages(config, device.type)
+        require_whole_sequences(config, device.type)
         base = None if is_resumed else init_from
         if config.lora.rank:
             check_lora_stages(config, device.type)
@@ -122,8 +129,12 @@ class Workbench:
 
     @property
     def can_record_graphs(self) -> bool:
-        """Whether columns may be replayed as device graphs; sharded weights are gathered anew for every use."""
-        return self.config.device_graphs and self.device.type == "cuda" and not self.parallel.is_sharded
+        """Whether columns may be replayed as device graphs; sharded weights are gathered anew for every use.
+
+        Nor can the exchanges of ranks that share a sequence be recorded.
+        """
+        is_apart = not self.parallel.is_sharded and self.parallel.sequence is None
+        return self.config.device_graphs and self.device.type == "cuda" and is_apart
 
     @property
     def networks(self) -> Networks:
@@ -155,7 +166,12 @@ class Workbench:
         if init_from is None:
             return build_start(self.config, tokenizer).networks
         start = load_start(self.config, init_from, tokenizer)
+        trained_vae = self.config.models.vae
         self.config = start.config
+        if is_resumed and isinstance(start.networks, Networks) and start.networks.base is None:
+            # The base does not know statistics that an autoencoder stage of this run measured.
+            start.networks.vae.set_latent_statistics(trained_vae.latent_statistics)
+            self.config = replace(self.config, models=describe_networks(self.config.models, start.networks))
         if start.networks.base is not None and self.parallel.is_main:
             note_base(self.folder.path, init_from)
         if isinstance(start.networks, WanNetworks):
@@ -243,6 +259,21 @@ class Workbench:
             self._bank = self._encoded(self.source, {"clips": self.num_clips})
             self._pool = None
         return self._bank
+
+    def bucket_banks(self) -> Mapping[BucketConfig, LatentBank]:
+        """Latents and captions of every bucket that has files, as `bank`."""
+        if self._buckets is None:
+            data = self.config.data
+            num_images = data.num_images.on(self.device.type)
+            sources = bucket_sources(data, self.num_clips, num_images, self._time_compression, self.on_progress)
+            self._buckets = {
+                source.bucket: self._encoded(
+                    lambda source=source: source,  # type: ignore[misc]
+                    {"clips": self.num_clips, "images": num_images, "bucket": source.bucket.name},
+                )
+                for source in sources
+            }
+        return self._buckets
 
     def image_bank(self) -> LatentBank | None:
         """Latents and captions of still pictures, as `bank`; None if the data has none."""

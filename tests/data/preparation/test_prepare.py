@@ -197,6 +197,60 @@ def test_changed_settings_are_named_and_need_consent(tmp_path: Path) -> None:
         run(tmp_path / "in", tmp_path / "mine")
 
 
+def test_other_filters_rewrite_no_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "red_hook.py").write_text("def red(frames):\n    return frames[..., 0].mean() / 255\n")
+    two_shots(tmp_path / "in" / "a.mp4")
+
+    def run_with(max_text: float, **filters: float) -> PreparedFolder:
+        config = PrepareConfig(keep=FilterConfig(text_score="red_hook:red", max_text=max_text, **filters))  # type: ignore[arg-type]
+        return run(tmp_path / "in", tmp_path / "out", config, update=True)
+
+    assert run_with(1.0).num_written == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").iterdir()}
+    assert run_with(1.0, min_motion=0.1, max_repeated=0.9).num_written == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    stricter = run_with(0.4)  # a matter of the scores that are known already
+    assert (stricter.num_written, reasons(stricter)) == (0, {"text or watermark": 1})
+    (left,) = (tmp_path / "out" / "clips").iterdir()
+    assert left.stat().st_mtime_ns == before[left]
+    looser = run_with(1.0)  # only the clip that was removed is made again
+    assert (looser.num_written, looser.num_clips) == (1, 2)
+    assert left.stat().st_mtime_ns == before[left]
+    config = PrepareConfig(quality=20, keep=FilterConfig(text_score="red_hook:red", max_text=1.0))
+    assert run(tmp_path / "in", tmp_path / "out", config, update=True).num_written == 2
+
+
+def test_a_size_that_changes_within_a_shot_is_a_counted_drop(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with av.open(str(tmp_path / "in" / "resized.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuvj420p"
+        frames = [*shot(0, 60), *shot(1, 30)]
+        frames += [picture[::2, ::2] for picture in shot(1, 60)[30:]]  # the second shot shrinks halfway
+        frames += [picture[::2, ::2] for picture in shot(2, 60)]
+        for number, pixels in enumerate(frames):
+            encoder = av.CodecContext.create("mjpeg", "w")
+            encoder.height, encoder.width, encoder.pix_fmt = *pixels.shape[:2], "yuvj420p"
+            encoder.time_base = Fraction(1, 24)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24").reformat(format="yuvj420p")
+            picture.pts, picture.time_base = number, Fraction(1, 24)
+            for packet in [*encoder.encode(picture), *encoder.encode(None)]:
+                packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 24), number, number
+                container.mux(packet)
+    prepared = run(tmp_path / "in", tmp_path / "out", PrepareConfig(keep=FilterConfig(min_motion=0)))
+    assert reasons(prepared) == {"picture size changes": 1}
+    assert "from 128x96 to 64x48" in prepared.drops[0].examples[0]
+    # Clips on both sides of the change are whole, and their rows state the sizes that their files have.
+    rows = rows_of(tmp_path / "out")
+    assert [(row["height"], row["width"]) for row in rows] == [(96, 128), (48, 64)]
+    for row in rows:
+        clip = read_video(tmp_path / "out" / row["file_name"])
+        assert clip.frames.shape == (row["num_frames"], row["height"], row["width"], 3)
+    again = run(tmp_path / "in", tmp_path / "out", PrepareConfig(keep=FilterConfig(min_motion=0)))
+    assert (again.num_written, reasons(again)) == (0, reasons(prepared))
+
+
 def test_hooks_score_and_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_hooks.py").write_text(
