@@ -3,8 +3,8 @@
     python examples/make_footage.py my_videos              # 20 mp4 files, each with a .txt beside it
     python examples/make_footage.py my_videos --broken     # and two files that no program can read
 
-Plots, terminals, turning cubes, cellular automata and pendulums, drawn large enough for a model of 64 x 64 pixels; sizes
-and frame rates differ, one video has an odd size, one a changing frame rate.
+Plots, terminals, turning cubes, cellular automata and pendulums, drawn large enough for a model of 64 x 64 pixels;
+sizes and frame rates differ, one video has an odd size, one a changing frame rate.
 """
 
 import argparse
@@ -59,10 +59,11 @@ def cube(colour: Colour, width: int, height: int, times: np.ndarray, rng: np.ran
         for axis in range(3):
             for side in (-1, 1):
                 face = np.roll(square * (1, 1, side), axis, axis=1) @ turn @ tilt
-                if face.mean(axis=0) @ (face.mean(axis=0) + (0, 0, 4)) > 0:
+                middle = face.mean(axis=0)
+                if middle @ middle + 4 * middle[2] > 0:
                     continue  # looks away
                 flat = face[:, :2] / (4 + face[:, 2:]) * height + (width / 2, height / 2)
-                shade = 0.35 + 0.65 * -face.mean(axis=0)[2]
+                shade = 0.35 + 0.65 * -middle[2]
                 fill = tuple(int(shade * part) for part in colour)
                 ImageDraw.Draw(picture).polygon([tuple(point) for point in flat], fill, "black", height // 40)
         yield picture

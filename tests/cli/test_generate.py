@@ -3,9 +3,11 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from m4v.cli import generate
@@ -296,3 +298,9 @@ def test_seeds_out_of_range_are_refused_before_the_first_video(m4v, tmp_path, wo
     assert outcome.code == 2
     assert f"--seed is {words[1]}; expected a whole number from 0 to" in outcome.err
     assert files(tmp_path) == []
+
+
+def test_a_lora_before_the_prompt_does_not_swallow_it():
+    arguments = tyro.cli(generate.GenerateArguments, args=["--lora", "a", "--lora", "b", "a red ball"])
+    assert arguments.lora == (Path("a"), Path("b"))
+    assert arguments.prompt == "a red ball"

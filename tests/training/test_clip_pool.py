@@ -68,7 +68,7 @@ def test_pixels_span_minus_one_to_one():
 
 
 def test_a_pool_is_a_source_again(pool):
-    source = PartOfSource(PooledSource(pool), 1, 3)
+    source = PartOfSource(PooledSource(pool), range(1, 3))
     assert len(source) == 2
     np.testing.assert_array_equal(source.clip(0).frames, moving_square(1).frames)
     assert source.clip(1).captions == moving_square(2).captions

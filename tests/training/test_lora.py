@@ -143,9 +143,10 @@ def test_full_fine_tuning_learns_new_words_too(lora_run, base, tmp_path):
     assert not torch.equal(zork, square)
 
 
-def test_stages_that_train_whole_networks_and_missing_bases_are_refused(lora_run, tiny_run, base, tmp_path):
-    with pytest.raises(UserError, match="Stage vae trains whole networks"):
-        train(replace(tiny_run, lora=LoraConfig(rank=2)), run_dir=tmp_path / "run", device="cpu", init_from=base)
+def test_stages_that_train_whole_networks_and_missing_bases_are_refused(lora_run, base, tmp_path):
+    matching = replace(lora_run, match=replace(lora_run.match, steps=PerDevice(cpu=1, accelerator=1)))
+    with pytest.raises(UserError, match="Stage match trains whole networks"):
+        train(matching, run_dir=tmp_path / "run", device="cpu", init_from=base)
     with pytest.raises(UserError, match="--init-from"):
         train(lora_run, run_dir=tmp_path / "run", device="cpu")
 

@@ -31,7 +31,7 @@ def finetune() -> RunConfig:
             source="folder", num_clips=PerDevice(cpu=2000, accelerator=20_000), num_frames=0, height=0, width=0, fps=0.0
         ),
         vae=VaeStageConfig(
-            steps=PerDevice(cpu=300, accelerator=1000),
+            steps=PerDevice(cpu=200, accelerator=1000),
             batch_size=PerDevice(cpu=8, accelerator=64),
             optim=OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=20, hold_share=0.3, ema_decay=0.95),
             # Edges everywhere: real footage has no foreground that stands out as the toybox's does.
@@ -39,9 +39,9 @@ def finetune() -> RunConfig:
             good_psnr=26.0,
         ),
         t2v=FlowStageConfig(
-            steps=PerDevice(cpu=1000, accelerator=2000),
-            batch_size=PerDevice(cpu=32, accelerator=256),
+            steps=PerDevice(cpu=300, accelerator=2000),
+            batch_size=PerDevice(cpu=16, accelerator=256),
             optim=OptimConfig(lr=2e-4, warmup_steps=50, hold_share=0.5, ema_decay=0.99),
         ),
-        samples=SamplesConfig(every_steps=PerDevice(cpu=250, accelerator=500)),
+        samples=SamplesConfig(every_steps=PerDevice(cpu=150, accelerator=500)),
     )

@@ -6,6 +6,7 @@ from m4v.data.source import ClipSource, UnusableClip
 from m4v.training.clip_pool import stack_clips
 from m4v.training.networks import Networks
 from m4v.training.progress import Progress
+from m4v.training.sources import training_clips
 from m4v.training.vae_objective import reconstruction_psnr
 from m4v.training.workbench import Workbench
 
@@ -35,7 +36,10 @@ def skips_vae_stage(bench: Workbench) -> bool:
         return good > 0
     if bench.config.data.is_rendered or bench.config.data.buckets:
         return False
-    measured = bench.parallel.from_main(_measure(bench, bench.source()))
+    opened = bench.opened()
+    if all(source.clips is None for source in opened):
+        return False
+    measured = bench.parallel.from_main(_measure(bench, training_clips(opened, bench.num_clips)))
     if measured is None:
         return False
     will_train = bool(bench.config.vae.steps.on(bench.device.type))

@@ -83,7 +83,8 @@ def _sample(
     if request.video_path is not None:
         options["image"] = next(iter(decode_frames(request.video_path))).pixels
     elif request.from_data and first_latents is not None:
-        options["image"] = to_uint8(pipeline.vae.decode(pipeline.vae.denormalise(first_latents)))[0, 0]
+        latents = pipeline.vae.denormalise(first_latents.to(pipeline.vae.dtype))  # banks keep them in bfloat16
+        options["image"] = to_uint8(pipeline.vae.decode(latents))[0, 0]
     length = request.num_frames if request.num_frames and num_frames > 1 else num_frames
     with empty_prompts_allowed():
         frames: np.ndarray = pipeline(request.caption, num_frames=length, seed=request.seed, **options).frames[0]
