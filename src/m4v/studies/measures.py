@@ -143,7 +143,7 @@ def measure_drift(model: Path, tier: str, *, num_prompts: int, seed: int, device
         truth = render(prompt.scene)
         frames = truth.frames[:num_frames]
         made = pipeline(prompt.text, image=frames[0], seed=fold_seed(seed, "drift", number)).frames[0]
-        still = ~(truth.object_ids[:num_frames] > 0).any(axis=0)
+        still = np.asarray(~(truth.object_ids[:num_frames] > 0).any(axis=0))
         rows["psnr"].append([_psnr(made[unit], frames[unit]) for unit in units])
         rows["background_psnr"].append(
             [_psnr(made[unit], np.broadcast_to(frames[0], frames[unit].shape), still) for unit in units]
