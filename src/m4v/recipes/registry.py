@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from m4v.core.errors import UserError
-from m4v.recipes import paper_pyramid, paper_wan, toybox_m, toybox_stages, toybox_xs
+from m4v.recipes import paper_pyramid, paper_wan, toybox_m, toybox_reward, toybox_stages, toybox_xs
 from m4v.recipes.debug import debug
 from m4v.recipes.finetune import finetune
 from m4v.training.config import RunConfig
@@ -15,6 +15,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "toybox-xs-vae": toybox_xs.vae,
     "toybox-xs-t2i": toybox_xs.t2i,
     "toybox-xs-t2v": toybox_xs.t2v,
+    "toybox-xs-reward": toybox_reward.reward,
     "toybox-m": toybox_m.chain,
     "toybox-m-vae": toybox_m.vae,
     "toybox-m-t2i": toybox_m.t2i,
